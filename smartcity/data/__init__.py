@@ -1,0 +1,22 @@
+"""Published files -> tidy readings: fetch, read, check row by row, simulate a demo city."""
+
+from smartcity.data.checks import check, clean, usable
+from smartcity.data.files import Source, fetch, locate
+from smartcity.data.readings import Readings, read
+from smartcity.data.simulate import simulate
+from smartcity.data.summary import by_hour_of_week, latest, summarise
+
+__all__ = [
+    "Readings",
+    "Source",
+    "by_hour_of_week",
+    "check",
+    "clean",
+    "fetch",
+    "latest",
+    "locate",
+    "read",
+    "simulate",
+    "summarise",
+    "usable",
+]

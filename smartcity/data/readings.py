@@ -1,0 +1,146 @@
+"""Readers for the files as published; what cannot be right stops here, with its line."""
+
+import csv
+import io
+from dataclasses import dataclass
+
+import pandas as pd
+
+from smartcity import domains
+from smartcity.data.files import Source, locate
+from smartcity.domains import Domain, Format
+from smartcity.errors import DataError
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The readings of one site, one row per line of the files, in their order.
+
+    Attributes:
+        frame: ``file``, ``line``, ``recorded_at`` (the station's clock: the publishers state no
+            zone), each measured input and the target, as published, sentinels included.
+        unreadable: Cells that hold no number or no known class: ``row``, ``column``, ``value``.
+        blank: Blank lines passed over.
+    """
+
+    domain: Domain
+    site: str
+    sources: list[Source]
+    frame: pd.DataFrame
+    unreadable: pd.DataFrame
+    blank: int
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any of it is the simulated demo city."""
+        return any(source.simulated for source in self.sources)
+
+
+def read(name: str, site: str = "main") -> Readings:
+    """Read all files of a domain's site, joined in the order they were published.
+
+    Args:
+        name: The domain.
+        site: Which of its sites.
+
+    Returns:
+        The readings, faults still in them: see ``check``.
+
+    Raises:
+        UsageError: No such domain or site.
+        DataError: A file is missing, empty, cut off, or not of this domain.
+    """
+    domain = domains.load(name)
+    sources = locate(domain, site)
+    parts = [_table(domain, source) for source in sources]
+    table = pd.concat([part for part, _ in parts], ignore_index=True)
+    unreadable: list[pd.DataFrame] = []
+    frame = table[["file", "line"]].copy()
+    frame["recorded_at"] = _times(domain.format, table)
+    bad_time = frame["recorded_at"].isna()
+    unreadable.append(_cells(table[domain.format.time_columns[1]], bad_time, "recorded_at"))
+    for column, our_name in domain.columns.items():
+        text = table[column].str.strip()
+        if domain.target.levels and column == domain.target.column:
+            numbers = {level.published: n for n, level in enumerate(domain.target.levels)}
+            frame[our_name] = text.map(numbers).astype("float64")
+        else:
+            plain = text.str.replace(domain.format.decimal, ".", regex=False)
+            frame[our_name] = pd.to_numeric(plain, errors="coerce").astype("float64")
+        is_bad = frame[our_name].isna() & (text != "")
+        unreadable.append(_cells(text, is_bad, our_name))
+    if frame["recorded_at"].isna().all():
+        raise DataError(f"{sources[0].path}: no line has a time like {domain.format.time_format}.")
+    blank = sum(count for _, count in parts)
+    return Readings(domain, site, sources, frame, pd.concat(unreadable), blank)
+
+
+def _cells(values: pd.Series, chosen: pd.Series, column: str) -> pd.DataFrame:
+    rows = values[chosen]
+    return pd.DataFrame({"row": rows.index, "column": column, "value": rows.to_numpy()})
+
+
+def _table(domain: Domain, source: Source) -> tuple[pd.DataFrame, int]:
+    """Read one file as text, refusing one that is empty, cut off, or another domain's."""
+    path, shape = source.path, domain.format
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read {path} as text: {error}") from None
+    if not text.strip():
+        raise DataError(f"{path} is empty. Fetch it again: smartcity data fetch {domain.name}")
+    lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=shape.delimiter))
+    header = [cell.strip() for cell in lines[0]]
+    missing = [c for c in (*shape.time_columns, *domain.columns) if c not in header]
+    if missing:
+        raise DataError(_not_this_file(domain, source, header, missing))
+    for number, cells in enumerate(lines[1:], start=2):
+        if len(cells) != len(header):
+            raise DataError(
+                f"{path}, line {number}: {len(cells)} fields where the header has {len(header)}. "
+                f"The file looks cut off or damaged there; fetch it again."
+            )
+    if not text.endswith("\n"):
+        raise DataError(
+            f"{path}, line {len(lines)}: the last line does not end, so the file may be cut off. "
+            f"Fetch it again or, if it is whole, end its last line with a line break."
+        )
+    filled = [(n, cells) for n, cells in enumerate(lines[1:], start=2) if any(cells)]
+    if not filled:
+        raise DataError(f"{path} has a header and no readings.")
+    table = pd.DataFrame([cells for _, cells in filled], columns=pd.Index(header))
+    wanted = list(dict.fromkeys([*shape.time_columns, *domain.columns]))
+    table = table[wanted].assign(file=path.name, line=[n for n, _ in filled])
+    return table, len(lines) - 1 - len(filled)
+
+
+def _not_this_file(domain: Domain, source: Source, header: list[str], missing: list[str]) -> str:
+    """Say what the file seems to be instead."""
+    message = f"{source.path} is not a {domain.name} file: it lacks the columns {missing}."
+    for other in domains.load_all().values():
+        if other is not domain and set(other.columns) <= set(header):
+            return message + f" Its header is that of {other.name!r}."
+    if len(header) == 1:
+        return message + (
+            f" Its header is a single field, {header[0][:60]!r}: "
+            f"is the delimiter {domain.format.delimiter!r}?"
+        )
+    return message + f" Its header is {header}."
+
+
+def _times(shape: Format, table: pd.DataFrame) -> pd.Series:
+    """Read each line's time from its two columns, as shown by the station's clock."""
+    first, second = (table[column].str.strip() for column in shape.time_columns)
+    if shape.first_day is None:
+        return pd.to_datetime(first + " " + second, format=shape.time_format, errors="coerce")
+    # A bare day of the month, in order: a later day adds the difference, an earlier one starts
+    # the next month and adds one.
+    days = pd.to_numeric(first, errors="coerce").ffill()
+    steps = days.diff().fillna(0.0)
+    elapsed = steps.where(steps >= 0, 1.0).cumsum()
+    clock = pd.to_datetime(second, format=shape.time_format, errors="coerce")
+    since_midnight = clock - clock.dt.normalize()
+    midnight = pd.Timestamp(shape.first_day) + pd.to_timedelta(elapsed, unit="D")
+    return midnight + since_midnight
+
+

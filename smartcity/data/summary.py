@@ -1,0 +1,82 @@
+"""What the latest readings say, as numbers and one sentence."""
+
+from typing import Any
+
+import pandas as pd
+
+from smartcity.domains import Domain
+
+
+def summarise(domain: Domain, readings: pd.DataFrame, *, days: int) -> dict[str, Any]:
+    """Describe the target over the last days, beside the days before them.
+
+    Args:
+        domain: The question.
+        readings: Clean readings, in time order.
+        days: Length of the period.
+
+    Returns:
+        ``from``, ``to`` (the station's clock), ``latest``, ``value`` (mean, or share of readings
+        at the two highest levels), ``before`` (the same for the period before; None if there is
+        none), ``readings``, ``missing_share`` and ``sentence``.
+    """
+    target = readings.set_index("recorded_at")[domain.target.name]
+    end = target.last_valid_index()
+    span = pd.Timedelta(days=days)
+    period = target[(target.index > end - span) & (target.index <= end)]
+    earlier = target[(target.index > end - 2 * span) & (target.index <= end - span)].dropna()
+    value, latest = _typical(domain, period.dropna()), float(target.loc[end:end].iloc[-1])
+    before = _typical(domain, earlier) if len(earlier) else None
+    return {
+        "from": period.index[0].isoformat(),
+        "to": end.isoformat(),
+        "latest": latest,
+        "value": value,
+        "before": before,
+        "readings": len(period),
+        "missing_share": float(period.isna().mean()),
+        "sentence": _sentence(domain, value, before, days),
+    }
+
+
+def latest(readings: pd.DataFrame, *, days: int) -> pd.DataFrame:
+    """Keep the rows of the last days, counted back from the newest row."""
+    times = readings["recorded_at"]
+    return readings[times > times.max() - pd.Timedelta(days=days)]
+
+
+def by_hour_of_week(readings: pd.DataFrame, column: str) -> list[list[float]]:
+    """Average a column over each hour of the week.
+
+    Returns:
+        7 rows, Monday first, of 24 hours; NaN where nothing was read.
+    """
+    times = readings["recorded_at"].dt
+    means = readings.groupby([times.dayofweek, times.hour])[column].mean()
+    cells = pd.MultiIndex.from_product([range(7), range(24)])
+    return means.reindex(cells).to_numpy(dtype=float).reshape(7, 24).tolist()
+
+
+def _typical(domain: Domain, values: pd.Series) -> float:
+    if domain.target.levels:
+        return float((values >= len(domain.target.levels) - 2).mean())
+    return float(values.mean())
+
+
+def _sentence(domain: Domain, value: float, before: float | None, days: int) -> str:
+    if domain.target.levels:
+        highest = " or ".join(level.label for level in domain.target.levels[-2:])
+        said = f"{domain.target.label} was {highest} in {value:.0%} of the last {days} days' readings"
+        change = None if before is None else value - before
+        size = None if change is None else f"{abs(change) * 100:.0f} percentage points"
+    else:
+        said = (
+            f"{domain.target.label} averaged {value:.2f} {domain.target.unit} "
+            f"over the last {days} days"
+        )
+        change = None if before is None else value - before
+        size = None if change is None else f"{abs(change):.2f} {domain.target.unit}"
+    if change is None:
+        return f"{said}; there are no earlier days to compare with."
+    side = "more" if change > 0 else "less"
+    return f"{said}, {size} {side} than in the {days} days before."

@@ -1,0 +1,240 @@
+"""What the city asks, as data: one TOML file per question, and the guideline tables."""
+
+import tomllib
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from smartcity import settings
+from smartcity.errors import UsageError, unknown
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+TimePart = Literal["day", "month", "hour", "minute"]
+
+
+class _Record(BaseModel):
+    """A part of a domain file: nothing unknown, nothing changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Simulated(_Record):
+    """How the demo city makes a column: ``base + swing * activity + noise * normal``."""
+
+    base: float
+    swing: float
+    noise: float
+    decimals: int = 1
+
+
+class Input(_Record):
+    """One input of the model, in the order the model takes them."""
+
+    name: Name
+    label: str
+    unit: str
+    low: float = Field(description="Lowest value that is physically possible")
+    high: float = Field(description="Highest value that is physically possible")
+    step: float = Field(default=1.0, description="Step of a slider")
+    whole: bool = Field(default=False, description="Only whole numbers make sense")
+    column: str | None = Field(default=None, description="Name in the published file")
+    optional: bool = Field(default=False, description="The model can answer without it")
+    from_time: TimePart | None = Field(default=None, description="Part of the reading's time")
+    sum_of: tuple[Name, ...] = Field(default=(), description="Inputs this one is the sum of")
+    simulated: Simulated | None = None
+
+
+class Level(_Record):
+    """One class of a classification, in order: its number is its place."""
+
+    published: str = Field(description="The word in the published file")
+    label: str
+    meaning: str
+    advice: str
+
+
+class Target(_Record):
+    """What the model answers."""
+
+    name: Name
+    column: str
+    label: str
+    unit: str = ""
+    low: float = 0.0
+    high: float = 0.0
+    levels: tuple[Level, ...] = ()
+    pollutant: str | None = Field(default=None, description="Key into the guideline tables")
+    simulated: Simulated
+    thresholds: tuple[float, ...] = Field(
+        default=(), description="Simulated values at which the next class begins"
+    )
+
+
+class Format(_Record):
+    """How the publisher writes the file, and what counts as a fault in it."""
+
+    delimiter: str = ","
+    decimal: str = "."
+    newline: Literal["\n", "\r\n"] = "\n"
+    sentinel: float | None = None
+    header: tuple[str, ...]
+    time_columns: tuple[str, str]
+    time_format: str
+    first_day: date | None = Field(
+        default=None, description="Set when dates are a bare day of the month, in order"
+    )
+    step_minutes: int
+    gap_minutes: int
+    flat_line_rows: int
+    spike_share: float = Field(
+        default=0.75, description="Share of the usual span a lone value must jump to be a spike"
+    )
+
+
+class PublishedFile(_Record):
+    """A file as its publisher offers it."""
+
+    name: str
+    site: str = "main"
+    sha256: str
+    url: str
+    archive_sha256: str | None = None
+
+
+class Forest(_Record):
+    """The specification's random forest, exactly."""
+
+    n_estimators: int
+    max_depth: int
+    min_samples_split: int
+    random_state: int
+    n_jobs: int
+
+
+class Domain(_Record):
+    """A question the city asks: inputs, target, files, and the specified model."""
+
+    name: Name
+    order: int = Field(default=99, description="Place on the page and in lists")
+    title: str
+    question: str
+    answer: str = Field(description="Sentence around an answer, with {label} or {value} {unit}")
+    task: Literal["regression", "classification"]
+    licence: str
+    source: str
+    inputs: tuple[Input, ...]
+    target: Target
+    format: Format
+    files: tuple[PublishedFile, ...]
+    forest: Forest
+
+    @property
+    def slug(self) -> str:
+        """The name as it stands in a URL."""
+        return self.name.replace("_", "-")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the model's order."""
+        return tuple(i.name for i in self.inputs)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Published column -> our name, for the inputs measured and the target."""
+        measured = {i.column: i.name for i in self.inputs if i.column}
+        return measured | {self.target.column: self.target.name}
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites the published files belong to, the default first."""
+        return tuple(dict.fromkeys(f.site for f in self.files))
+
+    @property
+    def shown(self) -> "Input | Target":
+        """What charts show over time: the quantity, or what the classes are made of."""
+        sums = [i for i in self.inputs if i.sum_of]
+        return [*sums, *self.inputs][0] if self.target.levels else self.target
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        missing = {*self.columns, *self.format.time_columns} - set(self.format.header)
+        if missing:
+            raise ValueError(f"columns {sorted(missing)} are not in format.header")
+        strangers = {part for i in self.inputs for part in i.sum_of} - set(self.names)
+        if strangers:
+            raise ValueError(f"sum_of names {sorted(strangers)}, which are not inputs")
+        if (self.task == "classification") != bool(self.target.levels):
+            raise ValueError("target.levels belong to a classification, and only there")
+        return self
+
+
+class Table(_Record):
+    """One guideline table: a standard in one edition, for one averaging time."""
+
+    standard: str
+    edition: str
+    pollutant: str
+    averaging: str
+    unit: str
+    scale: float = Field(default=1.0, description="Our unit per unit of the table")
+    source: str
+    bands: tuple[tuple[float, str], ...] = Field(description="(highest value, label) in order")
+    above: str = Field(description="Label above the last band")
+
+    def band(self, value: float) -> str:
+        """Give the label of the band a value, in our unit, falls into."""
+        for high, label in self.bands:
+            if value <= high * self.scale:
+                return label
+        return self.above
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"Cannot read {path}: {error}") from None
+
+
+@lru_cache
+def load_all() -> dict[str, Domain]:
+    """Load every domain: the three shipped, then those in ``SMARTCITY_DOMAINS``.
+
+    Raises:
+        UsageError: A file does not describe a domain; the message says where and why.
+    """
+    folders = [Path(__file__).parent, settings.current().domains]
+    paths = [p for folder in folders if folder for p in sorted(folder.glob("*.toml"))]
+    domains: dict[str, Domain] = {}
+    for path in paths:
+        if path.stem == "standards":
+            continue
+        try:
+            domain = Domain.model_validate(_read(path))
+        except ValidationError as error:
+            raise UsageError(f"{path} does not describe a domain: {error}") from None
+        domains[domain.name] = domain
+    return dict(sorted(domains.items(), key=lambda item: (item[1].order, item[0])))
+
+
+def load(name: str) -> Domain:
+    """Give the domain of that name; hyphens and underscores are the same.
+
+    Raises:
+        UsageError: There is no such domain; the message lists those there are.
+    """
+    domains = load_all()
+    found = domains.get(name.replace("-", "_"))
+    if found is None:
+        raise unknown("domain", name, domains)
+    return found
+
+
+@lru_cache
+def tables(pollutant: str | None) -> tuple[Table, ...]:
+    """Give the guideline tables for a pollutant, none if there are none."""
+    records = _read(Path(__file__).parent / "standards.toml")["tables"]
+    return tuple(t for t in map(Table.model_validate, records) if t.pollutant == pollutant)

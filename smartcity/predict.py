@@ -1,0 +1,403 @@
+"""Checked rows in, predictions out; the only prediction path."""
+
+import calendar
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from smartcity import domains, logs, registry
+from smartcity.domains import Domain, Input
+from smartcity.errors import InputError, ModelError, SmartCityError
+from smartcity.features import matrix
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer, with what a person needs to judge it.
+
+    Attributes:
+        prediction: The quantity, in ``unit``, or the number of the class.
+        label: The class in words; None for a quantity.
+        probabilities: Class label -> share of the model's votes; None for a quantity.
+        interval: ``low``, ``high`` and nominal ``level``; None where the model has none.
+        confidence: Nominal level of the interval; None where nothing calibrated can be said.
+        text: The answer as one sentence.
+        guidance: Where the answer stands against guidelines, or what to do.
+        inputs_outside_training: Inputs beyond what the model has seen.
+        warnings: One sentence per reason for care.
+        simulated: The model was trained on the simulated demo city.
+    """
+
+    domain: str
+    prediction: float
+    unit: str
+    label: str | None
+    probabilities: dict[str, float] | None
+    interval: dict[str, float] | None
+    confidence: float | None
+    text: str
+    guidance: list[str]
+    inputs_outside_training: list[str]
+    warnings: list[str]
+    model_version: str
+    simulated: bool
+
+
+def _check(spec: Input, sentinel: float | None) -> Callable[[Any], float | None]:
+    """Build the check of one input; its messages say what is allowed and what to do."""
+    unit = f" {spec.unit}" if spec.unit else ""
+    empty = "send null" if spec.optional else "the model cannot do without it"
+
+    def check(value: Any) -> float | None:
+        if value is None:
+            if spec.optional:
+                return None
+            raise PydanticCustomError("null", "null, and the model cannot do without this input")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise PydanticCustomError("number", "must be a number")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise PydanticCustomError("finite", "must be a finite number")
+        if sentinel is not None and number == sentinel:
+            raise PydanticCustomError(
+                "sentinel", f"{sentinel:g} stands for a missing reading: {empty}"
+            )
+        if not spec.low <= number <= spec.high:
+            raise PydanticCustomError("range", f"must lie in {spec.low:g} to {spec.high:g}{unit}")
+        if spec.whole and not number.is_integer():
+            raise PydanticCustomError("whole", "must be a whole number")
+        return number
+
+    return check
+
+
+def _take_time(domain: Domain) -> Callable[[Any], Any]:
+    """Build the step that turns a ``timestamp`` into the parts of time a domain asks for."""
+    parts = [spec for spec in domain.inputs if spec.from_time]
+
+    def take(data: Any) -> Any:
+        if not isinstance(data, Mapping) or "timestamp" not in data:
+            return data
+        row = dict(data)
+        given = row.pop("timestamp")
+        try:
+            moment = datetime.fromisoformat(given)
+        except (TypeError, ValueError):
+            raise PydanticCustomError(
+                "timestamp", "timestamp must be a time as in 2022-02-01T08:20"
+            ) from None
+        doubled = [spec.name for spec in parts if spec.name in row]
+        if doubled:
+            raise PydanticCustomError(
+                "timestamp", f"give either timestamp or {', '.join(doubled)}, not both"
+            )
+        return row | {spec.name: getattr(moment, str(spec.from_time)) for spec in parts}
+
+    return take
+
+
+def _agree(domain: Domain) -> Callable[[Any], Any]:
+    """Build the check that sums add up and days exist."""
+    times = {spec.from_time: spec.name for spec in domain.inputs if spec.from_time}
+
+    def agree(row: Any) -> Any:
+        for spec in domain.inputs:
+            given = getattr(row, spec.name)
+            if spec.sum_of and given is not None:
+                total = sum(getattr(row, part) for part in spec.sum_of)
+                if given != total:
+                    raise PydanticCustomError(
+                        "sum",
+                        f"{spec.name} is {given:g}, but {' + '.join(spec.sum_of)} is {total:g}: "
+                        f"leave {spec.name} out, it is computed",
+                    )
+        if {"day", "month"} <= times.keys():
+            day, month = getattr(row, times["day"]), getattr(row, times["month"])
+            if day > calendar.monthrange(2024, int(month))[1]:
+                raise PydanticCustomError("day", f"month {month:g} has no day {day:g}")
+        return row
+
+    return agree
+
+
+@lru_cache
+def row_model(domain: Domain) -> type[BaseModel]:
+    """Derive the Pydantic model of one row of inputs from a domain.
+
+    The published column names are accepted as aliases; sums may be left out; where a domain asks
+    for parts of time, a ``timestamp`` may be given instead.
+    """
+    fields: dict[str, Any] = {}
+    for spec in domain.inputs:
+        limits = Field(ge=spec.low, le=spec.high)
+        number: Any = Annotated[float, limits]
+        nullable = spec.optional or spec.sum_of
+        kind = Annotated[
+            number | None if nullable else number,
+            BeforeValidator(_check(spec, domain.format.sentinel)),
+        ]
+        about = Field(
+            default=None if spec.sum_of else ...,
+            validation_alias=AliasChoices(spec.name, spec.column or spec.name),
+            description=f"{spec.label}, {spec.unit}",
+        )
+        fields[spec.name] = (kind, about)
+    validators: dict[str, Any] = {"agree": model_validator(mode="after")(_agree(domain))}
+    if any(spec.from_time for spec in domain.inputs):
+        validators["take_time"] = model_validator(mode="before")(_take_time(domain))
+    return create_model(
+        f"{domain.title.title().replace(' ', '')}Inputs",
+        __config__=ConfigDict(extra="forbid", frozen=True),
+        __validators__=validators,
+        **fields,
+    )
+
+
+def _faults(error: ValidationError) -> list[dict[str, object]]:
+    """Put Pydantic's faults into our words, values made safe to send back."""
+    faults: list[dict[str, object]] = []
+    for fault in error.errors(include_url=False, include_context=False):
+        problem = {
+            "missing": "is missing; every input must be there, null where a sensor gave nothing",
+            "extra_forbidden": "is not an input of this model",
+            "model_type": "a row must be an object of input names and numbers",
+        }.get(fault["type"], fault["msg"])
+        value = fault["input"]
+        is_plain = value is None or isinstance(value, bool | int | float | str)
+        shown = repr(value)[:80] if is_plain and fault["type"] != "missing" else None
+        field_name = str(fault["loc"][0]) if fault["loc"] else "row"
+        faults.append({"field": field_name, "problem": problem, "value": shown})
+    return faults
+
+
+class Predictor:
+    """One domain's served model, ready to answer rows."""
+
+    def __init__(self, domain: Domain, model: registry.Model) -> None:
+        """Pair a domain with its opened model.
+
+        Raises:
+            ModelError: The model was made for other inputs than the domain now has.
+        """
+        names = tuple(i.name for i in model.card.inputs)
+        if names != domain.names:
+            raise ModelError(
+                f"Model {model.card.domain} {model.card.version} takes {names}, "
+                f"the domain now asks for {domain.names}: train it again."
+            )
+        self.domain = domain
+        self.card = model.card
+        self._model = model
+
+    @classmethod
+    def load(cls, name: str, version: str | None = None, folder: Path | None = None) -> "Predictor":
+        """Open the served version of a domain, or the one named.
+
+        Raises:
+            UsageError: There is no such domain.
+            ModelError: The model is missing or damaged.
+        """
+        domain = domains.load(name)
+        return cls(domain, registry.load(domain.name, version, folder))
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the model was trained on the simulated demo city."""
+        return bool(self.card.data["simulated"])
+
+    def check(self, row: Mapping[str, object]) -> dict[str, float | None]:
+        """Check one row of inputs.
+
+        Args:
+            row: Input name, or published column name, -> number; None where a sensor failed.
+
+        Returns:
+            Input name -> number, None where optional and missing, in the model's order.
+
+        Raises:
+            InputError: With every fault of the row.
+        """
+        try:
+            return row_model(self.domain).model_validate(row).model_dump()
+        except ValidationError as error:
+            raise InputError(_faults(error)) from None
+
+    def predict(self, row: Mapping[str, object]) -> Prediction:
+        """Answer one row.
+
+        Raises:
+            InputError: The row cannot be answered.
+        """
+        return self.answer([self.check(row)])[0]
+
+    def answer(self, rows: Sequence[Mapping[str, float | None]]) -> list[Prediction]:
+        """Answer checked rows in one call of the model, in their order."""
+        if not rows:
+            return []
+        names = [spec.name for spec in self.domain.inputs if not spec.sum_of]
+        columns = {
+            name: [math.nan if (v := row[name]) is None else v for row in rows] for name in names
+        }
+        inputs = matrix(self.domain, columns)
+        scores = self._model.scores(inputs)
+        return [self._explain(x, score) for x, score in zip(inputs, scores, strict=True)]
+
+    def _explain(self, inputs: Any, score: Any) -> Prediction:
+        outside, warnings = self._limits(inputs)
+        if self.domain.task == "classification":
+            levels = self.domain.target.levels
+            number = int(np.argmax(score))
+            label = levels[number].label
+            answer = self.domain.answer.format(label=label)
+            return Prediction(
+                prediction=number,
+                label=label,
+                probabilities={
+                    lv.label: round(float(p), 4) for lv, p in zip(levels, score, strict=True)
+                },
+                interval=None,
+                confidence=None,
+                text=f"{answer}. {levels[number].meaning}",
+                guidance=[levels[number].advice],
+                **self._shared(outside, warnings),
+            )
+        value = float(score)
+        spread = self.card.interval
+        interval = None
+        if spread:
+            low = max(self.domain.target.low, value - spread["half_width"])
+            interval = {
+                "low": low,
+                "high": value + spread["half_width"],
+                "level": spread["level"],
+            }
+        answer = self.domain.answer.format(value=f"{value:.2f}", unit=self.domain.target.unit)
+        return Prediction(
+            prediction=value,
+            label=None,
+            probabilities=None,
+            interval=interval,
+            confidence=spread["level"] if spread else None,
+            text=f"{answer}. {self._standing(value)}",
+            guidance=self._guidance(value),
+            **self._shared(outside, warnings),
+        )
+
+    def _shared(self, outside: list[str], warnings: list[str]) -> dict[str, Any]:
+        return {
+            "domain": self.domain.name,
+            "unit": self.domain.target.unit,
+            "inputs_outside_training": outside,
+            "warnings": warnings,
+            "model_version": self.card.version,
+            "simulated": self.simulated,
+        }
+
+    def _limits(self, inputs: Any) -> tuple[list[str], list[str]]:
+        """Name the inputs beyond the training range, and the ones the model fills in itself."""
+        outside: list[str] = []
+        warnings: list[str] = []
+        for spec, value in zip(self.card.inputs, map(float, inputs), strict=True):
+            if math.isnan(value):
+                warnings.append(
+                    f"{spec.label} is missing; the model takes its usual value instead."
+                )
+            # The card's range is rounded to what float32 can tell apart.
+            elif not np.float32(spec.low) <= value <= np.float32(spec.high):
+                outside.append(spec.name)
+                side = "above" if value > spec.high else "below"
+                seen = f"{spec.low:g}" if spec.low == spec.high else f"{spec.low:g} to {spec.high:g}"
+                warnings.append(
+                    f"{spec.label} {value:g} is {side} anything the model has seen ({seen})."
+                )
+        if self.simulated:
+            warnings.append("The model was trained on simulated readings, not on a real city.")
+        return outside, warnings
+
+    def _standing(self, value: float) -> str:
+        """Say how a quantity compares with the readings the model learned from."""
+        marks = self.card.answers
+        if value > marks["p90"]:
+            return f"That is high: 9 of 10 readings were below {marks['p90']:.2g}."
+        if value < marks["p10"]:
+            return f"That is low: 9 of 10 readings were above {marks['p10']:.2g}."
+        side = "above" if value > marks["p50"] else "below"
+        return f"That is within the usual range, {side} the middle of {marks['p50']:.2g}."
+
+    def _guidance(self, value: float) -> list[str]:
+        return [
+            f"{t.standard} ({t.edition}): {t.band(value)}; indicative, since the table is for "
+            f"{t.averaging} means and this is one hour."
+            for t in domains.tables(self.domain.target.pollutant)
+        ]
+
+
+@dataclass
+class Predictors:
+    """Every domain's predictor; follows ``CURRENT`` while running and keeps the last good model.
+
+    Attributes:
+        folder: Where models live; the setting by default.
+        errors: Domain -> why its current version is not the one being served.
+    """
+
+    folder: Path | None = None
+    errors: dict[str, str] = field(default_factory=dict)
+    _open: dict[str, Predictor] = field(default_factory=dict)
+    _seen: dict[str, str] = field(default_factory=dict)
+
+    def get(self, name: str) -> Predictor:
+        """Give the predictor of a domain, the newly published one if there is one.
+
+        A version that does not open is reported in ``errors``; the one served before it stays, and
+        at a cold start the newest older version that opens is served.
+
+        Raises:
+            UsageError: There is no such domain.
+            ModelError: No version of it can be served.
+        """
+        domain = domains.load(name).name
+        try:
+            wanted = registry.current(domain, self.folder)
+            if self._seen.get(domain) != wanted:
+                self._seen[domain] = wanted
+                self._reload(domain, wanted)
+        except SmartCityError as error:
+            self.errors[domain] = str(error)
+        if domain not in self._open:
+            raise ModelError(self.errors[domain])
+        return self._open[domain]
+
+    def _reload(self, domain: str, wanted: str) -> None:
+        self.errors.pop(domain, None)
+        older = [v for v in registry.versions(domain, self.folder) if v != wanted][::-1]
+        for version in [wanted] if domain in self._open else [wanted, *older]:
+            try:
+                self._open[domain] = Predictor.load(domain, version, self.folder)
+            except ModelError as error:
+                self.errors.setdefault(domain, str(error))
+                log.error("model refused", domain=domain, model_version=version, error=str(error))
+            else:
+                return

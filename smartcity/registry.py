@@ -1,0 +1,333 @@
+"""Keeper of ``models/``: publish, list, promote, roll back, open for serving."""
+
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from smartcity import atomic, logs, settings
+from smartcity.errors import ModelError, unknown
+from smartcity.features import Matrix
+
+log = logs.get(__name__)
+
+#: Largest difference between the two files of a version, relative to the answer's size. The leaf
+#: values are float64 in the forest and float32 in ONNX; averaged over 100 trees that leaves about
+#: 1e-6. A wrong branch anywhere shows as 1e-2 or more.
+PARITY_TOLERANCE = 1e-4
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+class Estimator(Protocol):
+    """What publishing needs of a fitted scikit-learn estimator."""
+
+    def predict(self, X: Matrix, /) -> NDArray[Any]:
+        """Answer rows of shape (rows, inputs) with shape (rows,)."""
+
+
+class CardInput(BaseModel):
+    """An input as the model saw it: ``low`` to ``high`` is the range of its training readings."""
+
+    name: str
+    label: str
+    unit: str
+    low: float
+    high: float
+    typical: float
+    optional: bool
+
+
+class Card(BaseModel):
+    """What a person must know of a model before trusting it; ``card.json`` is this record."""
+
+    model_config = ConfigDict(extra="allow")
+
+    domain: str
+    version: str = ""
+    created_at: str
+    task: str
+    target: str
+    unit: str
+    inputs: list[CardInput]
+    estimator: str
+    metrics: dict[str, dict[str, float]]
+    specified: dict[str, dict[str, float]]
+    baselines: dict[str, dict[str, dict[str, float]]]
+    splits: dict[str, str]
+    averaging: str | None
+    coverage: dict[str, Any] | None
+    interval: dict[str, float] | None
+    answers: dict[str, float]
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    git: dict[str, Any]
+    run: str
+    parity: dict[str, float] = {}
+    files: dict[str, str] = {}
+
+    @property
+    def verdict(self) -> str:
+        """Say in one sentence whether the model beats the best naive guess on later time.
+
+        Skill is 1 - error / error of the best baseline (Murphy 1988).
+        """
+        metric = "rmse" if self.task == "regression" else "accuracy"
+        naive = {name: scores["time_ordered"][metric] for name, scores in self.baselines.items()}
+        own = self.metrics["time_ordered"][metric]
+        if metric == "rmse":
+            best = min(naive, key=lambda name: naive[name])
+            skill = 1 - own / naive[best]
+            figures = f"its typical error (RMSE) is {own:.2f} {self.unit}, against {naive[best]:.2f}"
+        else:
+            best = max(naive, key=lambda name: naive[name])
+            skill = 1 - (1 - own) / max(1 - naive[best], 1e-9)
+            figures = f"it is right in {own:.1%} of readings, against {naive[best]:.1%}"
+        word = "better" if skill > 0 else "no better"
+        return f"On later time the model is {word} than the best naive guess, {best}: {figures}."
+
+
+@dataclass(frozen=True)
+class Model:
+    """A published version, opened for serving: its card and its ONNX session."""
+
+    card: Card
+    session: onnxruntime.InferenceSession
+
+    def scores(self, rows: Matrix) -> NDArray[np.float64]:
+        """Run the model.
+
+        Args:
+            rows: Array of shape (rows, inputs).
+
+        Returns:
+            Answers of shape (rows,), or class probabilities of shape (rows, classes).
+        """
+        return _scores(self.session, rows)
+
+
+def _scores(session: onnxruntime.InferenceSession, rows: Matrix) -> NDArray[np.float64]:
+    last = session.get_outputs()[-1].name
+    scores = np.asarray(session.run([last], {"inputs": rows})[0], dtype=np.float64)
+    return scores[:, 0] if last == "variable" else scores
+
+
+def _open(onnx: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    # One thread: starting threads for a single row costs a thousand times the row itself.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+
+
+def _folder(domain: str, folder: Path | None) -> Path:
+    return (folder or settings.current().models) / domain
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def versions(domain: str, folder: Path | None = None) -> list[str]:
+    """List the published versions of a domain, oldest first."""
+    home = _folder(domain, folder)
+    names = [p.name for p in home.iterdir() if p.is_dir()] if home.is_dir() else []
+    return sorted(filter(_VERSION.fullmatch, names), key=_order)
+
+
+def current(domain: str, folder: Path | None = None) -> str:
+    """Name the version being served.
+
+    Raises:
+        ModelError: None is.
+    """
+    try:
+        return (_folder(domain, folder) / "CURRENT").read_text(encoding="utf-8").strip()
+    except OSError:
+        raise ModelError(
+            f"No model of {domain!r} is published in {_folder(domain, folder).parent}. "
+            f"Train one: smartcity build --domain {domain}"
+        ) from None
+
+
+def card(domain: str, version: str | None = None, folder: Path | None = None) -> Card:
+    """Read the card of a version, the served one by default.
+
+    Raises:
+        ModelError: There is no such version, or its card is damaged.
+    """
+    version = version or current(domain, folder)
+    if version not in versions(domain, folder):
+        raise ModelError(str(unknown(f"{domain} version", version, versions(domain, folder))))
+    path = _folder(domain, folder) / version / "card.json"
+    try:
+        return Card.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ModelError(
+            f"{path} is damaged: {error}. Serve another version: smartcity models rollback {domain}"
+        ) from None
+
+
+def _read_checked(known: Card, name: str, folder: Path | None) -> bytes:
+    """Read a file of a version once, and give its bytes only if the card vouches for them."""
+    path = _folder(known.domain, folder) / known.version / name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"Cannot read {path}: {error.strerror}.") from None
+    if hashlib.sha256(content).hexdigest() != known.files.get(name):
+        raise ModelError(
+            f"{path} is not the file that was published (its sha256 differs from the card's). "
+            f"Nothing was loaded. Serve another version: smartcity models rollback {known.domain}"
+        )
+    return content
+
+
+def load(domain: str, version: str | None = None, folder: Path | None = None) -> Model:
+    """Open a version for serving: ONNX only, its checksum verified first.
+
+    Raises:
+        ModelError: It is missing or damaged.
+    """
+    known = card(domain, version, folder)
+    return Model(known, _open(_read_checked(known, "model.onnx", folder)))
+
+
+def load_estimator(domain: str, version: str | None = None, folder: Path | None = None) -> Any:
+    """Open the analyst's fitted estimator, its checksum verified before it is unpickled.
+
+    Raises:
+        ModelError: It is missing or damaged.
+    """
+    import joblib  # the serving side never needs it
+
+    known = card(domain, version, folder)
+    return joblib.load(io.BytesIO(_read_checked(known, "model.joblib", folder)))
+
+
+def verify(domain: str, version: str | None = None, folder: Path | None = None) -> Card:
+    """Check every file of a version against its card, and that the model opens.
+
+    Raises:
+        ModelError: One of them fails; the message names it.
+    """
+    known = card(domain, version, folder)
+    for name in known.files:
+        _read_checked(known, name, folder)
+    load(domain, known.version, folder)
+    return known
+
+
+def _parity(estimator: Estimator, onnx: bytes, rows: Matrix) -> float:
+    """Measure the largest relative difference between the fitted and the exported model."""
+    proba = getattr(estimator, "predict_proba", None)
+    fitted = np.asarray(proba(rows) if proba else estimator.predict(rows), dtype=np.float64)
+    exported = _scores(_open(onnx), rows)
+    return float(np.max(np.abs(exported - fitted) / np.maximum(1.0, np.abs(fitted))))
+
+
+def _next_version(new: Card, folder: Path | None) -> str:
+    """Number a new model: MAJOR other inputs, MINOR another estimator, PATCH other readings."""
+    published = versions(new.domain, folder)
+    if not published:
+        return "1.0.0"
+    major, minor, patch = _order(published[-1])
+    last = card(new.domain, published[-1], folder)
+    if [i.name for i in last.inputs] != [i.name for i in new.inputs] or last.target != new.target:
+        return f"{major + 1}.0.0"
+    if last.estimator != new.estimator:
+        return f"{major}.{minor + 1}.0"
+    return f"{major}.{minor}.{patch + 1}"
+
+
+def publish(
+    draft: Card,
+    estimator: Estimator,
+    *,
+    onnx: bytes,
+    rows: Matrix,
+    text: str,
+    folder: Path | None = None,
+) -> Card:
+    """Publish a model as a new version and serve it, or refuse and change nothing.
+
+    Args:
+        draft: The card, without version, parity and files.
+        estimator: The fitted estimator, kept for notebooks.
+        onnx: The same model as ONNX, with input ``inputs``.
+        rows: Rows on which both must agree: real ones, ones with missing inputs, and ones at
+            split thresholds; shape (rows, inputs).
+        text: The card as Markdown, ``{version}`` still open.
+        folder: Where models live; the setting by default.
+
+    Returns:
+        The card as published.
+
+    Raises:
+        ModelError: The two models differ by more than ``PARITY_TOLERANCE``.
+        StorageError: The folder cannot be written; the served version stays.
+    """
+    import joblib
+
+    difference = _parity(estimator, onnx, rows)
+    if not difference <= PARITY_TOLERANCE:
+        raise ModelError(
+            f"Not published: the ONNX export of {draft.domain} differs from the fitted model by "
+            f"{difference:.2g} (at most {PARITY_TOLERANCE:g} is allowed) on {len(rows)} rows."
+        )
+    version = _next_version(draft, folder)
+    home = _folder(draft.domain, folder)
+    with atomic.folder(home / version) as place:
+        with atomic.storage(home):
+            (place / "model.onnx").write_bytes(onnx)
+            joblib.dump(estimator, place / "model.joblib", compress=3)
+            (place / "card.md").write_text(text.replace("{version}", version), encoding="utf-8")
+            files = {
+                file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+                for file in sorted(place.iterdir())
+            }
+            parity = {
+                "largest_difference": difference,
+                "tolerance": PARITY_TOLERANCE,
+                "rows": len(rows),
+            }
+            known = draft.model_copy(update={"version": version, "parity": parity, "files": files})
+            (place / "card.json").write_text(
+                json.dumps(known.model_dump(), indent=2, ensure_ascii=False) + "\n",
+                encoding="utf-8",
+            )
+    promote(draft.domain, version, folder)
+    return known
+
+
+def promote(domain: str, version: str, folder: Path | None = None) -> Card:
+    """Serve a version from now on, once all its files check out.
+
+    Raises:
+        ModelError: The version is missing or damaged; what was served stays.
+        StorageError: ``CURRENT`` cannot be replaced; what was served stays.
+    """
+    known = verify(domain, version, folder)
+    atomic.write(_folder(domain, folder) / "CURRENT", f"{version}\n")
+    log.info("model promoted", domain=domain, model_version=version)
+    return known
+
+
+def rollback(domain: str, folder: Path | None = None) -> Card:
+    """Serve the version before the one being served.
+
+    Raises:
+        ModelError: There is none before it.
+    """
+    serving = current(domain, folder)
+    earlier = [v for v in versions(domain, folder) if _order(v) < _order(serving)]
+    if not earlier:
+        raise ModelError(f"There is no version of {domain!r} before {serving}.")
+    return promote(domain, earlier[-1], folder)

@@ -1,0 +1,78 @@
+"""Run every notebook that is not up to date, each domain's in order, domains side by side."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from smartcity import registry, runs, settings
+from smartcity.errors import SmartCityError
+from smartcity.reporting import parameters, runner
+from smartcity.runs import Run
+
+#: Explore, train, evaluate, report: each domain's chain.
+CHAIN = ("01_explore", "02_train", "03_evaluate", "05_report")
+Outcome = Literal["made", "up to date", "failed", "not started"]
+Progress = Callable[[str, str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of one notebook for one domain."""
+
+    domain: str
+    notebook: str
+    outcome: Outcome
+    run: Run | None
+    error: str | None
+
+
+def build(
+    names: Sequence[str], *, progress: Progress = lambda domain, notebook, done, cells: None
+) -> list[Step]:
+    """Bring all notebooks of some domains up to date.
+
+    A step is up to date if its last good run had the same notebook, parameters, code, readings
+    and served model. A failed step stops its own domain; the others go on.
+
+    Args:
+        names: The domains.
+        progress: Called with (domain, notebook, cells done, cells in all), from several threads.
+
+    Returns:
+        What became of every step, in order.
+    """
+    with ThreadPoolExecutor(settings.current().jobs) as pool:
+        chains = pool.map(lambda name: _chain(name, progress), names)
+    return [step for chain in chains for step in chain]
+
+
+def _chain(domain: str, progress: Progress) -> list[Step]:
+    steps: list[Step] = []
+    for notebook in CHAIN:
+        if any(step.outcome == "failed" for step in steps):
+            steps.append(Step(domain, notebook, "not started", None, None))
+            continue
+        try:
+            steps.append(_step(domain, notebook, progress))
+        except SmartCityError as error:
+            steps.append(Step(domain, notebook, "failed", None, str(error)))
+    return steps
+
+
+def _step(domain: str, notebook: str, progress: Progress) -> Step:
+    path = runner.find(notebook)
+    values = parameters.check(path, {"domain": domain})
+    last = runs.latest(notebook, domain)
+    if last and last.fingerprint == runner.fingerprint(path, values) and _stands(last):
+        progress(domain, notebook, 1, 1)
+        return Step(domain, notebook, "up to date", last, None)
+    made = runner.run(
+        notebook, {"domain": domain}, progress=lambda d, n: progress(domain, notebook, d, n)
+    )
+    return Step(domain, notebook, "made", made, None)
+
+
+def _stands(run: Run) -> bool:
+    """Tell whether what a run published is still there."""
+    return run.notebook != "02_train" or run.model_version in registry.versions(run.domain)

@@ -1,0 +1,81 @@
+"""Where things live and listen: ``SMARTCITY_*`` variables, read once, frozen."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from smartcity.errors import UsageError
+
+
+def _home() -> Path:
+    """Give the project folder: the checkout this package sits in, or where the user stands."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+
+
+class Settings(BaseSettings):
+    """Folders and ports of one installation; every field has a working default."""
+
+    model_config = SettingsConfigDict(env_prefix="SMARTCITY_", frozen=True)
+
+    datasets: Path = Field(
+        default_factory=lambda: _home() / "datasets" / "raw",
+        description="Folder holding <domain>/<published file>",
+    )
+    notebooks: Path = Field(
+        default_factory=lambda: _home() / "notebooks", description="Folder of the notebooks"
+    )
+    models: Path = Field(
+        default_factory=lambda: _home() / "models", description="Folder of published models"
+    )
+    reports: Path = Field(
+        default_factory=lambda: _home() / "reports", description="Folder of notebook runs"
+    )
+    logs: Path = Field(default_factory=lambda: _home() / "logs", description="Folder of the log file")
+    domains: Path | None = Field(
+        default=None, description="Folder with more domain TOML files, beside the three shipped"
+    )
+    host: str = Field(default="127.0.0.1", description="Address the servers listen on")
+    api_port: int = Field(default=8000, ge=1, le=65535, description="Port of the HTTP API")
+    dashboard_port: int = Field(default=8501, ge=1, le=65535, description="Port of the dashboard")
+    jobs: int = Field(default=2, ge=1, le=256, description="Notebooks run at the same time")
+
+    @field_validator("datasets", "notebooks", "models", "reports", "logs", "domains")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """Fix a relative folder to where the command was given: kernels run elsewhere."""
+        return path.expanduser().absolute() if path is not None else None
+
+    @property
+    def demo(self) -> Path:
+        """Folder of the simulated demo city."""
+        return _home() / "datasets" / "demo"
+
+    def origin(self, field: str) -> str:
+        """Tell where a setting came from: its variable's name, or ``default``."""
+        return f"SMARTCITY_{field.upper()}" if field in self.model_fields_set else "default"
+
+    def export(self) -> None:
+        """Put the resolved folders into this process's environment, for kernels to inherit."""
+        for field in self.model_fields_set:
+            os.environ[f"SMARTCITY_{field.upper()}"] = str(getattr(self, field))
+
+
+@lru_cache
+def current() -> Settings:
+    """Read the settings of this process, once.
+
+    Raises:
+        UsageError: A variable has a value that does not fit; the message names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = [
+            f"SMARTCITY_{str(fault['loc'][0]).upper()}={fault['input']!r}: {fault['msg']}"
+            for fault in error.errors()
+        ]
+        raise UsageError("Settings do not fit. " + "; ".join(faults)) from None
