@@ -32,13 +32,13 @@ def _figure(name: str, title: str, summary: str, traces: Sequence[Any], **layout
     figure = Chart(list(traces))
     figure.update_layout(
         template="none",
-        title={"text": title, "x": 0, "xref": "paper", "font": {"size": 15}},
+        title={"text": title, "x": 0, "y": 0.97, "yanchor": "top", "font": {"size": 15}},
         meta={"name": name, "summary": summary},
         font={"family": "system-ui, sans-serif", "size": 13},
-        margin={"l": 60, "r": 16, "t": 48, "b": 48},
+        margin={"l": 60, "r": 16, "t": 76 if len(traces) > 1 else 48, "b": 48},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         hovermode="x unified",
         height=340,
         **layout,
@@ -49,12 +49,24 @@ def _figure(name: str, title: str, summary: str, traces: Sequence[Any], **layout
     return figure
 
 
-def recent(times: Sequence[Any], values: Sequence[Any], *, label: str, unit: str) -> Chart:
-    """Draw the latest readings of a quantity over time; gaps stay gaps."""
-    known = [float(v) for v in values if v == v]
-    summary = f"{label}: {len(known)} readings between {min(known):g} and {max(known):g} {unit}."
+def recent(rows: Any, column: str, *, label: str, unit: str) -> Chart:
+    """Draw the latest readings of a quantity over time; gaps stay gaps.
+
+    Args:
+        rows: ``recorded_at`` and the column, in time order.
+        column: What to draw.
+        label: Its name for readers.
+        unit: Its unit.
+    """
+    known = rows[column].dropna()
+    summary = f"{label}: {len(known)} readings between {known.min():g} and {known.max():g} {unit}."
+    rows = _with_gaps(rows[["recorded_at", column]])
     line = go.Scatter(
-        x=list(times), y=list(values), mode="lines", name=label, line={"color": MODEL, "width": 2}
+        x=list(rows["recorded_at"]),
+        y=list(rows[column]),
+        mode="lines",
+        name=label,
+        line={"color": MODEL, "width": 2},
     )
     axis = {"title": {"text": unit or label}}
     return _figure("recent", f"{label}, latest readings", summary, [line], yaxis=axis)
@@ -69,7 +81,7 @@ def pattern(table: Sequence[Sequence[float]], *, label: str, unit: str) -> Chart
         if value == value
     ]
     value, day, hour = max(cells)
-    summary = f"{label} is usually highest on {WEEKDAYS[day]} at {hour}:00 ({value:.2g} {unit})."
+    summary = f"{label} is usually highest on {WEEKDAYS[day]} at {hour}:00 ({value:.3g} {unit})."
     heat = go.Heatmap(
         z=[list(row) for row in table],
         x=list(range(24)),
@@ -93,7 +105,8 @@ def scores(names: Sequence[str], values: dict[str, Sequence[float]], *, metric: 
     best = "lowest" if metric in {"rmse", "mae"} else "highest"
     later = list(values["time-ordered"])
     winner = names[later.index(min(later) if best == "lowest" else max(later))]
-    summary = f"On later time, {winner} has the {best} {metric}."
+    name = metric.upper() if metric in {"rmse", "mae"} else metric.capitalize()
+    summary = f"On later time, {winner} has the {best} {name}."
     bars = [
         go.Bar(
             x=list(numbers),
@@ -107,11 +120,11 @@ def scores(names: Sequence[str], values: dict[str, Sequence[float]], *, metric: 
     ]
     return _figure(
         "scores",
-        f"{metric.upper() if len(metric) < 5 else metric.capitalize()} of model and baselines",
+        f"{name} of model and baselines",
         summary,
         bars,
         barmode="group",
-        xaxis={"title": {"text": f"{metric} ({best} is best)"}},
+        xaxis={"title": {"text": f"{name}, {best} is best"}},
         yaxis={"autorange": "reversed"},
     )
 
@@ -126,17 +139,26 @@ def later(domain: Domain, rows: Any) -> Chart:
     """
     if domain.target.levels:
         return _confusion([level.label for level in domain.target.levels], rows)
-    times, unit = list(rows["recorded_at"]), domain.target.unit
-    edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-    filled = {"fill": "tonexty", "fillcolor": "rgba(0,114,178,0.18)", "name": "interval"}
+    unit = domain.target.unit
+    error = float((rows["observed"] - rows["predicted"]).abs().mean())
+    rows = _with_gaps(rows)
+    times = list(rows["recorded_at"])
+    outline, edge = _outline(rows)
     traces = [
-        go.Scatter(x=times, y=list(rows["high"]), showlegend=False, **edge),
-        go.Scatter(x=times, y=list(rows["low"]), **edge, **filled),
+        go.Scatter(
+            x=outline,
+            y=edge,
+            fill="toself",
+            fillcolor="rgba(0,114,178,0.18)",
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            name="interval",
+        )
     ]
     for name, colour in (("observed", TRUTH), ("predicted", MODEL)):
         line = {"color": colour, "width": 1.5}
         traces.append(go.Scatter(x=times, y=list(rows[name]), name=name, mode="lines", line=line))
-    error = float((rows["observed"] - rows["predicted"]).abs().mean())
     return _figure(
         "later",
         "Predicted and observed on later time",
@@ -144,6 +166,27 @@ def later(domain: Domain, rows: Any) -> Chart:
         traces,
         yaxis={"title": {"text": unit}},
     )
+
+
+def _outline(rows: Any) -> tuple[list[Any], list[Any]]:
+    """Walk around the interval, up one side and down the other, anew after each gap."""
+    x: list[Any] = []
+    y: list[Any] = []
+    for _, part in rows.groupby(rows["low"].isna().cumsum()):
+        part = part.dropna(subset=["low"])
+        x += [*part["recorded_at"], *part["recorded_at"][::-1], None]
+        y += [*part["high"], *part["low"][::-1], None]
+    return x, y
+
+
+def _with_gaps(rows: Any) -> Any:
+    """Put an empty row into every long pause, so that no line is drawn across it."""
+    pause = rows["recorded_at"].diff()
+    first_after = rows[pause > 5 * pause.median()]
+    empty = first_after.assign(**dict.fromkeys(rows.columns.drop("recorded_at"), float("nan")))
+    empty["recorded_at"] -= pause.median()
+    # The frame brings its own concat: this room draws and does not import pandas.
+    return rows.reset_index(drop=True).merge(empty, how="outer").sort_values("recorded_at")
 
 
 def _confusion(labels: Sequence[str], rows: Any) -> Chart:

@@ -175,10 +175,17 @@ def row_model(domain: Domain) -> type[BaseModel]:
     )
 
 
-def _faults(error: ValidationError) -> list[dict[str, object]]:
-    """Put Pydantic's faults into our words, values made safe to send back."""
-    faults: list[dict[str, object]] = []
-    for fault in error.errors(include_url=False, include_context=False):
+def faults(found: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+    """Put Pydantic's faults into our words, values made safe to send back.
+
+    Args:
+        found: Pydantic's own list of faults, each place relative to the row.
+
+    Returns:
+        One ``{"field", "problem", "value"}`` per fault.
+    """
+    said: list[dict[str, object]] = []
+    for fault in found:
         problem = {
             "missing": "is missing; every input must be there, null where a sensor gave nothing",
             "extra_forbidden": "is not an input of this model",
@@ -188,8 +195,8 @@ def _faults(error: ValidationError) -> list[dict[str, object]]:
         is_plain = value is None or isinstance(value, bool | int | float | str)
         shown = repr(value)[:80] if is_plain and fault["type"] != "missing" else None
         field_name = str(fault["loc"][0]) if fault["loc"] else "row"
-        faults.append({"field": field_name, "problem": problem, "value": shown})
-    return faults
+        said.append({"field": field_name, "problem": problem, "value": shown})
+    return said
 
 
 class Predictor:
@@ -242,7 +249,7 @@ class Predictor:
         try:
             return row_model(self.domain).model_validate(row).model_dump()
         except ValidationError as error:
-            raise InputError(_faults(error)) from None
+            raise InputError(faults(error.errors())) from None
 
     def predict(self, row: Mapping[str, object]) -> Prediction:
         """Answer one row.
@@ -328,7 +335,9 @@ class Predictor:
             elif not np.float32(spec.low) <= value <= np.float32(spec.high):
                 outside.append(spec.name)
                 side = "above" if value > spec.high else "below"
-                seen = f"{spec.low:g}" if spec.low == spec.high else f"{spec.low:g} to {spec.high:g}"
+                seen = (
+                    f"{spec.low:g}" if spec.low == spec.high else f"{spec.low:g} to {spec.high:g}"
+                )
                 warnings.append(
                     f"{spec.label} {value:g} is {side} anything the model has seen ({seen})."
                 )
@@ -338,20 +347,18 @@ class Predictor:
 
     def _standing(self, value: float) -> str:
         """Say how a quantity compares with the readings the model learned from."""
-        marks = self.card.answers
-        if value > marks["p90"]:
-            return f"That is high: 9 of 10 readings were below {marks['p90']:.2g}."
-        if value < marks["p10"]:
-            return f"That is low: 9 of 10 readings were above {marks['p10']:.2g}."
-        side = "above" if value > marks["p50"] else "below"
-        return f"That is within the usual range, {side} the middle of {marks['p50']:.2g}."
+        low, high = self.card.answers["p10"], self.card.answers["p90"]
+        if value > high:
+            return f"That is high: 9 of 10 readings were below {high:.2g}."
+        if value < low:
+            return f"That is low: 9 of 10 readings were above {low:.2g}."
+        return f"That is within the usual {low:.2g} to {high:.2g}."
 
     def _guidance(self, value: float) -> list[str]:
-        return [
-            f"{t.standard} ({t.edition}): {t.band(value)}; indicative, since the table is for "
-            f"{t.averaging} means and this is one hour."
-            for t in domains.tables(self.domain.target.pollutant)
-        ]
+        tables = domains.tables(self.domain.target.pollutant)
+        said = [f"{t.standard} ({t.edition}, {t.averaging} mean): {t.band(value)}." for t in tables]
+        caution = "Indicative only: this is one hour, the tables are for longer means."
+        return [*said, caution] if said else []
 
 
 @dataclass

@@ -85,12 +85,14 @@ class Card(BaseModel):
         if metric == "rmse":
             best = min(naive, key=lambda name: naive[name])
             skill = 1 - own / naive[best]
-            figures = f"its typical error (RMSE) is {own:.2f} {self.unit}, against {naive[best]:.2f}"
+            figures = (
+                f"its typical error (RMSE) is {own:.2f} {self.unit}, against {naive[best]:.2f}"
+            )
         else:
             best = max(naive, key=lambda name: naive[name])
             skill = 1 - (1 - own) / max(1 - naive[best], 1e-9)
             figures = f"it is right in {own:.1%} of readings, against {naive[best]:.1%}"
-        word = "better" if skill > 0 else "no better"
+        word = "better" if skill > 0.01 else "worse" if skill < -0.01 else "no better"
         return f"On later time the model is {word} than the best naive guess, {best}: {figures}."
 
 
@@ -284,25 +286,24 @@ def publish(
         )
     version = _next_version(draft, folder)
     home = _folder(draft.domain, folder)
-    with atomic.folder(home / version) as place:
-        with atomic.storage(home):
-            (place / "model.onnx").write_bytes(onnx)
-            joblib.dump(estimator, place / "model.joblib", compress=3)
-            (place / "card.md").write_text(text.replace("{version}", version), encoding="utf-8")
-            files = {
-                file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-                for file in sorted(place.iterdir())
-            }
-            parity = {
-                "largest_difference": difference,
-                "tolerance": PARITY_TOLERANCE,
-                "rows": len(rows),
-            }
-            known = draft.model_copy(update={"version": version, "parity": parity, "files": files})
-            (place / "card.json").write_text(
-                json.dumps(known.model_dump(), indent=2, ensure_ascii=False) + "\n",
-                encoding="utf-8",
-            )
+    with atomic.folder(home / version) as place, atomic.storage(home):
+        (place / "model.onnx").write_bytes(onnx)
+        joblib.dump(estimator, place / "model.joblib", compress=3)
+        (place / "card.md").write_text(text.replace("{version}", version), encoding="utf-8")
+        files = {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(place.iterdir())
+        }
+        parity = {
+            "largest_difference": difference,
+            "tolerance": PARITY_TOLERANCE,
+            "rows": len(rows),
+        }
+        known = draft.model_copy(update={"version": version, "parity": parity, "files": files})
+        (place / "card.json").write_text(
+            json.dumps(known.model_dump(), indent=2, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+        )
     promote(draft.domain, version, folder)
     return known
 

@@ -69,9 +69,18 @@ def latest(notebook: str, domain: str) -> Run | None:
 
 
 def figures(run: Run) -> dict[str, Any]:
-    """Read a run's charts: name -> plotly figure as JSON data."""
+    """Read a run's charts: name -> plotly figure as JSON data; empty if it drew none."""
+    return _read(run, "figures.json") or {}
+
+
+def facts(run: Run) -> dict[str, Any] | None:
+    """Read the facts a report states, or None if it states none."""
+    return _read(run, "metrics.json")
+
+
+def _read(run: Run, name: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads((run.folder / "figures.json").read_bytes())
+        found: dict[str, Any] = json.loads((run.folder / name).read_bytes())
     except (OSError, ValueError):
-        return {}
+        return None
     return found

@@ -34,7 +34,9 @@ class Settings(BaseSettings):
     reports: Path = Field(
         default_factory=lambda: _home() / "reports", description="Folder of notebook runs"
     )
-    logs: Path = Field(default_factory=lambda: _home() / "logs", description="Folder of the log file")
+    logs: Path = Field(
+        default_factory=lambda: _home() / "logs", description="Folder of the log file"
+    )
     domains: Path | None = Field(
         default=None, description="Folder with more domain TOML files, beside the three shipped"
     )

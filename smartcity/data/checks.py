@@ -33,7 +33,9 @@ def check(readings: Readings) -> pd.DataFrame:
         ``column``, ``reason``, ``value``, ``action``, sorted by row.
     """
     domain, frame = readings.domain, readings.frame
-    in_file_order = pa.DataFrameSchema({"recorded_at": pa.Column(checks=[_unsorted()], nullable=True)})
+    in_file_order = pa.DataFrameSchema(
+        {"recorded_at": pa.Column(checks=[_unsorted()], nullable=True)}
+    )
     sensible = frame.mask(_sentinels(domain, frame))
     in_time = sensible.sort_values("recorded_at", kind="stable")
     found = pd.concat(

@@ -116,7 +116,9 @@ def _download(domain: Domain, file: PublishedFile, folder: Path, *, progress: bo
             downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30),
         )
     except ValueError as error:
-        raise DataError(f"The publisher now offers another archive at {file.url}: {error}") from None
+        raise DataError(
+            f"The publisher now offers another archive at {file.url}: {error}"
+        ) from None
     except (requests.RequestException, OSError) as error:
         reason = str(error).splitlines()[0][:200]
         raise DataError(

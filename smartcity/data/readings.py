@@ -142,5 +142,3 @@ def _times(shape: Format, table: pd.DataFrame) -> pd.Series:
     since_midnight = clock - clock.dt.normalize()
     midnight = pd.Timestamp(shape.first_day) + pd.to_timedelta(elapsed, unit="D")
     return midnight + since_midnight
-
-

@@ -66,7 +66,9 @@ def _city(domain: Domain, rng: np.random.Generator) -> pd.DataFrame:
 
     def column(made: Simulated) -> NDArray[np.float64]:
         noise = made.noise * rng.normal(size=ROWS)
-        return np.round(np.maximum(made.base + made.swing * activity + noise, made.base / 4), made.decimals)
+        return np.round(
+            np.maximum(made.base + made.swing * activity + noise, made.base / 4), made.decimals
+        )
 
     frame = pd.DataFrame({"recorded_at": times})
     for spec in domain.inputs:
@@ -81,12 +83,12 @@ def _city(domain: Domain, rng: np.random.Generator) -> pd.DataFrame:
     return frame
 
 
-def _with_faults(
-    domain: Domain, frame: pd.DataFrame, rng: np.random.Generator
-) -> pd.DataFrame:
+def _with_faults(domain: Domain, frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Put in each kind of fault the format can hold, at places the seed chooses."""
     spots = np.sort(rng.choice(np.arange(50, ROWS - 50, 20), size=9, replace=False))
-    measured = [n for n in domain.columns.values() if not (domain.target.levels and n == domain.target.name)]
+    measured = [
+        n for n in domain.columns.values() if not (domain.target.levels and n == domain.target.name)
+    ]
     name = measured[0]
     if domain.format.sentinel is not None:
         frame.loc[spots[0] : spots[0] + 8, measured] = domain.format.sentinel

@@ -66,12 +66,14 @@ def _typical(domain: Domain, values: pd.Series) -> float:
 def _sentence(domain: Domain, value: float, before: float | None, days: int) -> str:
     if domain.target.levels:
         highest = " or ".join(level.label for level in domain.target.levels[-2:])
-        said = f"{domain.target.label} was {highest} in {value:.0%} of the last {days} days' readings"
+        said = (
+            f"{domain.target.label} was {highest} in {value:.0%} of the last {days} days' readings"
+        )
         change = None if before is None else value - before
         size = None if change is None else f"{abs(change) * 100:.0f} percentage points"
     else:
         said = (
-            f"{domain.target.label} averaged {value:.2f} {domain.target.unit} "
+            f"{domain.target.label} averaged {value:.2f} {domain.target.unit} a reading "
             f"over the last {days} days"
         )
         change = None if before is None else value - before

@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 
 from smartcity.domains import Domain
 from smartcity.features import Matrix
+from smartcity.registry import Card
 
 TEST_SHARE = 0.2
 LEVEL = 0.9
@@ -23,6 +24,7 @@ AVERAGING = "macro"
 
 Values = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Fit = Callable[[Matrix, Values], Any]
 Scores = dict[str, dict[str, float]]
 
 
@@ -33,31 +35,28 @@ class Evaluation:
     Attributes:
         metrics: Split -> metric -> value of the estimator.
         baselines: Baseline -> split -> metric -> value.
-        later: The time-ordered test rows: ``recorded_at``, ``observed``, ``predicted`` and, for a
-            quantity, ``low`` and ``high`` of its interval.
         half_width: Half the width of the interval, in the target's unit; None for a class.
         coverage: Share of later answers inside the interval; None for a class.
     """
 
     metrics: Scores
     baselines: dict[str, Scores]
-    later: pd.DataFrame
     half_width: float | None
     coverage: dict[str, Any] | None
 
 
-def score(task: str, observed: Values, predicted: Values) -> dict[str, float]:
-    """Score predictions with the metrics of the task.
+def measure(task: str, answers: pd.DataFrame) -> dict[str, float]:
+    """Score answers with the metrics of the task.
 
     Args:
         task: ``regression`` or ``classification``.
-        observed: The truth, shape (rows,).
-        predicted: The answers, shape (rows,).
+        answers: ``observed`` and ``predicted``, one row per answer.
 
     Returns:
         ``rmse``, ``mae`` (in the target's unit) and ``r2``; or ``accuracy`` and the unweighted
         means over classes of ``precision``, ``recall`` and ``f1``.
     """
+    observed, predicted = answers["observed"], answers["predicted"]
     if task == "regression":
         return {
             "rmse": float(metrics.root_mean_squared_error(observed, predicted)),
@@ -111,9 +110,7 @@ def _baselines(
     }
 
 
-def evaluate(
-    domain: Domain, fit: Callable[[Matrix, Values], Any], X: Matrix, y: Values, times: pd.Series
-) -> Evaluation:
+def evaluate(domain: Domain, fit: Fit, X: Matrix, y: Values, times: pd.Series) -> Evaluation:
     """Score an estimator and the naive baselines on both splits.
 
     The interval is split-conformal (Papadopoulos et al. 2002): its half-width is the 90 % quantile
@@ -129,27 +126,49 @@ def evaluate(
         times: When each row was read.
 
     Returns:
-        The scores, and the answers on later time.
+        The scores, the interval's half-width and its coverage.
     """
     scores: Scores = {}
     baselines: dict[str, Scores] = {}
     for split, (train, test) in splits(domain, y).items():
-        predicted = np.asarray(fit(X[train], y[train]).predict(X[test]), dtype=np.float64)
-        scores[split] = score(domain.task, y[test], predicted)
+        answers = _answers(fit, X, y, times, (train, test))
+        scores[split] = measure(domain.task, answers)
         for name, naive in _baselines(domain, y, times, train, test).items():
-            baselines.setdefault(name, {})[split] = score(domain.task, y[test], naive)
-    later = pd.DataFrame(
-        {"recorded_at": times.iloc[test].to_numpy(), "observed": y[test], "predicted": predicted}
-    )
+            naively = answers.assign(predicted=naive)
+            baselines.setdefault(name, {})[split] = measure(domain.task, naively)
     if domain.task == "classification":
-        return Evaluation(scores, baselines, later, None, None)
+        return Evaluation(scores, baselines, None, None)
     half_width = _half_width(fit, X[train], y[train])
-    later["low"] = np.maximum(later["predicted"] - half_width, domain.target.low)
-    later["high"] = later["predicted"] + half_width
-    return Evaluation(scores, baselines, later, half_width, _coverage(later))
+    return Evaluation(
+        scores, baselines, half_width, _coverage(with_interval(domain, answers, half_width))
+    )
 
 
-def _half_width(fit: Callable[[Matrix, Values], Any], X: Matrix, y: Values) -> float:
+def later(domain: Domain, fit: Fit, X: Matrix, y: Values, times: pd.Series) -> pd.DataFrame:
+    """Answer the time-ordered test rows with an estimator fitted on the rows before them.
+
+    Returns:
+        ``recorded_at``, ``observed``, ``predicted``.
+    """
+    return _answers(fit, X, y, times, splits(domain, y)["time_ordered"])
+
+
+def _answers(
+    fit: Fit, X: Matrix, y: Values, times: pd.Series, split: tuple[Rows, Rows]
+) -> pd.DataFrame:
+    train, test = split
+    predicted = np.asarray(fit(X[train], y[train]).predict(X[test]), dtype=np.float64)
+    recorded_at = times.iloc[test].to_numpy()
+    return pd.DataFrame({"recorded_at": recorded_at, "observed": y[test], "predicted": predicted})
+
+
+def with_interval(domain: Domain, answers: pd.DataFrame, half_width: float) -> pd.DataFrame:
+    """Add the interval around each answer, as ``low`` and ``high``."""
+    low = np.maximum(answers["predicted"] - half_width, domain.target.low)
+    return answers.assign(low=low, high=answers["predicted"] + half_width)
+
+
+def _half_width(fit: Fit, X: Matrix, y: Values) -> float:
     """Take the finite-sample 90 % quantile of the errors on the last quarter of the rows."""
     cut = round(len(y) * 0.75)
     errors = np.abs(y[cut:] - fit(X[:cut], y[:cut]).predict(X[cut:]))
@@ -158,6 +177,7 @@ def _half_width(fit: Callable[[Matrix, Values], Any], X: Matrix, y: Values) -> f
 
 
 def _coverage(later: pd.DataFrame) -> dict[str, Any]:
+    """Count how often the interval held the truth, overall and month by month."""
     inside = later["observed"].between(later["low"], later["high"])
     by_month = inside.groupby(later["recorded_at"].dt.strftime("%Y-%m")).mean()
     return {
@@ -167,11 +187,11 @@ def _coverage(later: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def table(evaluation: Evaluation, model: str = "specified forest") -> pd.DataFrame:
-    """Lay scores out for reading: one row per model or baseline and split."""
+def table(card: Card) -> pd.DataFrame:
+    """Lay a card's scores out for reading: one row per model or baseline and split."""
     rows = [
         {"model": name, "split": split.replace("_", "-"), **values}
-        for name, scores in {model: evaluation.metrics, **evaluation.baselines}.items()
+        for name, scores in {"specified forest": card.specified, **card.baselines}.items()
         for split, values in scores.items()
     ]
     return pd.DataFrame(rows).sort_values("split", ascending=False, kind="stable").round(3)

@@ -16,13 +16,13 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 
-from smartcity import data, domains, features, registry
+from smartcity import data, features, registry
 from smartcity.domains import Domain
 from smartcity.errors import DataError
 from smartcity.features import Matrix
 from smartcity.modelling import evaluation
 from smartcity.modelling.card import as_markdown
-from smartcity.modelling.evaluation import Evaluation, Values, evaluate
+from smartcity.modelling.evaluation import Evaluation, Values
 
 #: Fewer rows than this cannot be split twice and still say anything.
 FEWEST_ROWS = 100
@@ -102,17 +102,29 @@ def fit(domain: Domain, X: Matrix, y: Values) -> Pipeline:
     return fitted.set_params(forest__n_jobs=1)
 
 
-def score(dataset: Dataset) -> Evaluation:
-    """Evaluate the specified forest beside the baselines on both splits."""
-    domain, times = dataset.domain, dataset.rows["recorded_at"]
-    return evaluate(domain, partial(fit, domain), dataset.X, dataset.y, times)
-
-
 def train(dataset: Dataset) -> Trained:
-    """Evaluate the specified forest, then fit it on all rows and export it."""
-    scored = score(dataset)
-    fitted = fit(dataset.domain, dataset.X, dataset.y)
+    """Evaluate the specified forest on both splits, then fit it on all rows and export it."""
+    domain, times = dataset.domain, dataset.rows["recorded_at"]
+    scored = evaluation.evaluate(domain, partial(fit, domain), dataset.X, dataset.y, times)
+    fitted = fit(domain, dataset.X, dataset.y)
     return Trained(dataset, fitted, export(fitted), scored)
+
+
+def later(dataset: Dataset, card: registry.Card) -> pd.DataFrame:
+    """Answer the last rows in time as the model would have, fitted on the rows before them.
+
+    Args:
+        dataset: The readings.
+        card: The model's card, for the width of its interval.
+
+    Returns:
+        ``recorded_at``, ``observed``, ``predicted`` and, for a quantity, ``low`` and ``high``.
+    """
+    domain, times = dataset.domain, dataset.rows["recorded_at"]
+    answers = evaluation.later(domain, partial(fit, domain), dataset.X, dataset.y, times)
+    if card.interval is None:
+        return answers
+    return evaluation.with_interval(domain, answers, card.interval["half_width"])
 
 
 def export(fitted: Pipeline) -> bytes:
@@ -159,20 +171,19 @@ def _with(rows: Matrix, place: NDArray[np.int64], value: Any) -> Matrix:
     return changed
 
 
-def publish(trained: Trained, *, run: str) -> registry.Card:
-    """Publish a trained model under the run that made it.
+def publish(trained: Trained, card: registry.Card) -> registry.Card:
+    """Publish a trained model with its card.
 
     Raises:
         ModelError: The export differs from the fitted model; nothing was published.
         StorageError: The models folder cannot be written; nothing was published.
     """
-    card = draft(trained, run=run)
     return registry.publish(
         card,
         trained.estimator,
         onnx=trained.onnx,
         rows=hard_rows(trained),
-        text=as_markdown(domains.load(card.domain), card),
+        text=as_markdown(trained.dataset.domain, card),
     )
 
 
@@ -187,15 +198,14 @@ def draft(trained: Trained, *, run: str) -> registry.Card:
         target=domain.target.name,
         unit=domain.target.unit,
         inputs=_inputs(dataset),
-        estimator=f"{domain.task} forest {domain.forest.model_dump()}, median for missing inputs",
+        estimator=_described(domain),
         metrics=scored.metrics,
         specified=scored.metrics,
         baselines=scored.baselines,
         splits=evaluation.SPLITS,
         averaging=evaluation.AVERAGING if domain.task == "classification" else None,
         coverage=scored.coverage,
-        interval=scored.half_width
-        and {"half_width": scored.half_width, "level": evaluation.LEVEL},
+        interval=scored.half_width and {"half_width": scored.half_width, "level": evaluation.LEVEL},
         answers=_answers(dataset),
         data=_lineage(dataset),
         environment={
@@ -205,6 +215,11 @@ def draft(trained: Trained, *, run: str) -> registry.Card:
         git=_git(),
         run=run,
     )
+
+
+def _described(domain: Domain) -> str:
+    settings = ", ".join(f"{name}={value}" for name, value in domain.forest.model_dump().items())
+    return f"random forest {domain.task} ({settings}); the median stands in for a missing input"
 
 
 def _inputs(dataset: Dataset) -> list[registry.CardInput]:

@@ -16,7 +16,18 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from smartcity import __version__, atomic, charts, data, domains, errors, logs, registry, runs, settings
+from smartcity import (
+    __version__,
+    atomic,
+    charts,
+    data,
+    domains,
+    errors,
+    logs,
+    registry,
+    runs,
+    settings,
+)
 from smartcity.errors import ModelError, RunError, unknown
 from smartcity.reporting import page, parameters
 from smartcity.runs import Run
@@ -25,7 +36,14 @@ log = logs.get(__name__)
 
 Progress = Callable[[int, int], None]
 #: The rooms whose code decides what a notebook shows; a change there makes runs stale.
-_MAKING = ("domains/*.toml", "domains/*.py", "data/*.py", "modelling/*.py", "features.py", "charts.py")
+_MAKING = (
+    "domains/*.toml",
+    "domains/*.py",
+    "data/*.py",
+    "modelling/*.py",
+    "features.py",
+    "charts.py",
+)
 
 
 def find(name: str) -> Path:

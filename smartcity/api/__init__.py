@@ -1,0 +1,5 @@
+"""The HTTP API: the same predictions for programs."""
+
+from smartcity.api.app import create_app
+
+__all__ = ["create_app"]

@@ -1,0 +1,115 @@
+"""API and dashboard as one stack: started together, watched, stopped together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from smartcity import logs, settings
+from smartcity.errors import SmartCityError
+
+log = logs.get(__name__)
+
+#: Longest time a server may take to answer for the first time.
+START_SECONDS = 90
+
+
+def require_free(port: int, variable: str) -> None:
+    """Make sure a port can be listened on.
+
+    Raises:
+        SmartCityError: Something else listens there, or the address is not this machine's.
+    """
+    host = settings.current().host
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SmartCityError(
+                f"Cannot listen on {host}:{port}: {error.strerror}. Stop what listens there, or "
+                f"choose another port: {variable}={port + 1}"
+            ) from None
+
+
+def up(say: Callable[[str], None]) -> None:
+    """Run the API and the dashboard until stopped.
+
+    Args:
+        say: Told the two addresses once they answer.
+
+    Raises:
+        SmartCityError: A port is taken, or a server did not start or died.
+    """
+    known = settings.current()
+    require_free(known.api_port, "SMARTCITY_API_PORT")
+    require_free(known.dashboard_port, "SMARTCITY_DASHBOARD_PORT")
+    # A health check that took a kernel would start one; this file of Voila's does not.
+    checks = {
+        "serve": f"http://{known.host}:{known.api_port}/health",
+        "dashboard": f"http://{known.host}:{known.dashboard_port}/voila/static/voila.js",
+    }
+    with _servers(list(checks)) as servers:
+        for name, address in checks.items():
+            _wait(servers[name], name, address)
+        say(f"Dashboard  http://localhost:{known.dashboard_port}")
+        say(f"API        http://localhost:{known.api_port}  (docs: /api/docs)")
+        while all(server.poll() is None for server in servers.values()):
+            time.sleep(0.5)
+        died = [name for name, server in servers.items() if server.poll() is not None]
+        raise SmartCityError(f"smartcity {died[0]} stopped; the log tells more: {known.logs}")
+
+
+@contextmanager
+def _servers(names: list[str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Start each server as a process of its own; stop them all on the way out."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    known = settings.current()
+    known.logs.mkdir(parents=True, exist_ok=True)
+    servers = {}
+    try:
+        for name in names:
+            with (known.logs / f"{name}.log").open("ab") as output:
+                servers[name] = subprocess.Popen(
+                    [sys.executable, "-m", "smartcity", name],
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ,
+                )
+        yield servers
+    finally:
+        for server in servers.values():
+            server.terminate()
+        for server in servers.values():
+            try:
+                server.wait(timeout=25)
+            except subprocess.TimeoutExpired:
+                server.kill()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait(server: subprocess.Popen[bytes], name: str, address: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise SmartCityError(
+                f"smartcity {name} stopped while starting; see {settings.current().logs / name}.log"
+            )
+        try:
+            with urllib.request.urlopen(address, timeout=5):  # noqa: S310  # our own http address
+                return
+        except urllib.error.HTTPError:
+            return  # it answers; /health says 503 while no model is published
+        except OSError:
+            time.sleep(0.2)
+    raise SmartCityError(f"smartcity {name} did not answer at {address} within {START_SECONDS} s.")
