@@ -1,6 +1,7 @@
 """Tidy values -> plotly figures, nothing else; each names itself and says what it shows."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ MIME = "application/vnd.plotly.v1+json"
 WEEKDAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 
 
-class Chart(go.Figure):  # type: ignore[misc]  # plotly ships no types
+class Chart(go.Figure):
     """A figure that shows itself as data, not as a script to be fetched from somewhere.
 
     Plotly's own renderers also import nbformat, which costs each kernel more than two seconds.
@@ -78,7 +79,7 @@ def pattern(table: Sequence[Sequence[float]], *, label: str, unit: str) -> Chart
         (value, day, hour)
         for day, row in enumerate(table)
         for hour, value in enumerate(row)
-        if value == value
+        if not math.isnan(value)
     ]
     value, day, hour = max(cells)
     summary = f"{label} is usually highest on {WEEKDAYS[day]} at {hour}:00 ({value:.3g} {unit})."
@@ -173,9 +174,9 @@ def _outline(rows: Any) -> tuple[list[Any], list[Any]]:
     x: list[Any] = []
     y: list[Any] = []
     for _, part in rows.groupby(rows["low"].isna().cumsum()):
-        part = part.dropna(subset=["low"])
-        x += [*part["recorded_at"], *part["recorded_at"][::-1], None]
-        y += [*part["high"], *part["low"][::-1], None]
+        known = part.dropna(subset=["low"])
+        x += [*known["recorded_at"], *known["recorded_at"][::-1], None]
+        y += [*known["high"], *known["low"][::-1], None]
     return x, y
 
 

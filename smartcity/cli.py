@@ -1,15 +1,9 @@
 """Thin commands: each calls one function and prints one result."""
 
-import sys
-
-# jsonschema, which Jupyter brings along, compiles a grammar for IRIs whenever it is imported: two
-# and a half seconds for a check nobody here asks for (jsonschema issue 1428). It takes the grammar
-# for not installed when the import is blocked.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smartcity import __version__, atomic, domains, logs, registry, settings
-from smartcity.errors import InputError, SmartCityError, UsageError
+from smartcity.errors import DataError, InputError, SmartCityError, UsageError
 from smartcity.registry import Card
 
 log = logs.get(__name__)
@@ -47,6 +41,10 @@ Site = Annotated[str, typer.Option(help="Which site of the domain")]
 
 def main() -> NoReturn:
     """Run the command line: 0 done, 1 our error, 2 wrong usage; never a traceback."""
+    # jsonschema, which Jupyter brings along, compiles a grammar for IRIs when it is imported: two
+    # and a half seconds for a check nobody here asks for (jsonschema issue 1428). A blocked import
+    # looks to it like a grammar that is not installed.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     try:
         known = settings.current()
         known.export()
@@ -118,7 +116,7 @@ def data_list(domain: MaybeDomain = None, as_json: AsJson = False) -> None:
                     state = "as published" if source.published else "not the published file"
                     state = "simulated" if source.simulated else state
                 row = {"domain": each.name, "site": site, "file": file.name, "state": state}
-                rows.append(row | {"path": str(source.path) if source else None})
+                rows.append(row | {"path": str(source.path) if source else ""})
     header = ["domain", "site", "file", "state"]
     _show(rows, as_json, lambda: _table("Readings", header, [[r[h] for h in header] for r in rows]))
 
@@ -130,15 +128,24 @@ def data_fetch(
         Path | None,
         typer.Option("--from", help="Take the files from this folder instead", exists=True),
     ] = None,
+    or_simulate: Annotated[
+        bool, typer.Option("--or-simulate", help="Simulate what cannot be had")
+    ] = False,
 ) -> None:
     """Bring the published files into the datasets folder, checksums compared."""
     from smartcity import data
 
     for each in _chosen(domain):
-        for source in data.fetch(each, folder, progress=err.is_terminal):
-            note = "" if source.published else "  (not the published file; used all the same)"
-            note = "  (simulated)" if source.simulated else note
-            out.print(f"{source.path}{note}")
+        try:
+            for source in data.fetch(each, folder, progress=err.is_terminal):
+                note = "" if source.published else "  (not the published file; used all the same)"
+                note = "  (simulated)" if source.simulated else note
+                out.print(f"{source.path}{note}")
+        except DataError as error:
+            if not or_simulate:
+                raise
+            err.print(f"{error}\nSimulating {each.name} instead.", highlight=False, markup=False)
+            data_simulate(each.name)
 
 
 @data_app.command("simulate")
@@ -186,10 +193,10 @@ def data_check(
             kind = "simulated rows" if readings.simulated else "rows"
             title = f"{each.title}: {len(found)} findings in {len(readings.frame)} {kind}"
             header = ["reason", "column", "what is done", "findings"]
-            out.print(_table(title, header, [[*key, n] for key, n in counts.items()]))
+            out.print(_table(title, header, counts.reset_index().to_numpy().tolist()))
             if rows and len(found):
-                listed = found.head(rows)
-                out.print(_table(f"The first {len(listed)}", list(found), listed.to_numpy()))
+                listed = found.head(rows).to_numpy().tolist()
+                out.print(_table(f"The first {len(listed)}", found.columns.tolist(), listed))
     if as_json:
         sys.stdout.write(json.dumps(results, indent=2, default=str) + "\n")
 

@@ -36,6 +36,7 @@ class InputError(SmartCityError):
     """
 
     def __init__(self, details: list[dict[str, object]]) -> None:
+        """Put all faults into one message."""
         self.details = details
         super().__init__("; ".join(f"{d['field']}: {d['problem']}" for d in details))
 

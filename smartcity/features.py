@@ -1,6 +1,7 @@
 """Readings or a request -> the model's matrix; one code for training and serving."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,7 +28,7 @@ def time_part(times: Times, part: TimePart) -> NDArray[np.int64]:
     months = times.astype("datetime64[M]")
     days = times.astype("datetime64[D]")
     hours = times.astype("datetime64[h]")
-    parts = {
+    parts: dict[TimePart, NDArray[Any]] = {
         "day": (days - months).astype(np.int64) + 1,
         "month": months.astype(np.int64) % 12 + 1,
         "hour": (hours - days).astype(np.int64),

@@ -2,6 +2,7 @@
 
 import calendar
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -64,33 +65,35 @@ class Prediction:
 
 def _check(spec: Input, sentinel: float | None) -> Callable[[Any], float | None]:
     """Build the check of one input; its messages say what is allowed and what to do."""
-    unit = f" {spec.unit}" if spec.unit else ""
-    empty = "send null" if spec.optional else "the model cannot do without it"
 
     def check(value: Any) -> float | None:
-        if value is None:
-            if spec.optional:
-                return None
-            raise PydanticCustomError("null", "null, and the model cannot do without this input")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise PydanticCustomError("number", "must be a number")
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise PydanticCustomError("finite", "must be a finite number")
-        if sentinel is not None and number == sentinel:
-            raise PydanticCustomError(
-                "sentinel", f"{sentinel:g} stands for a missing reading: {empty}"
-            )
-        if not spec.low <= number <= spec.high:
-            raise PydanticCustomError("range", f"must lie in {spec.low:g} to {spec.high:g}{unit}")
-        if spec.whole and not number.is_integer():
-            raise PydanticCustomError("whole", "must be a whole number")
+        if value is None and (spec.optional or spec.sum_of):
+            return None
+        number = math.nan
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            number = math.inf if abs(value) > sys.float_info.max else float(value)
+        problem = _problem(spec, sentinel, value, number)
+        if problem:
+            raise PydanticCustomError("input", problem)
         return number
 
     return check
+
+
+def _problem(spec: Input, sentinel: float | None, value: object, number: float) -> str | None:
+    """Say what is wrong with a value, or None."""
+    if value is None:
+        return "null, and the model cannot do without this input"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "must be a number"
+    if not math.isfinite(number):
+        return "must be a finite number"
+    if number == sentinel:
+        remedy = "send null" if spec.optional else "the model cannot do without this input"
+        return f"{number:g} stands for a missing reading: {remedy}"
+    if not spec.low <= number <= spec.high:
+        return f"must lie in {spec.low:g} to {spec.high:g} {spec.unit}".rstrip()
+    return "must be a whole number" if spec.whole and not number.is_integer() else None
 
 
 def _take_time(domain: Domain) -> Callable[[Any], Any]:
@@ -151,13 +154,10 @@ def row_model(domain: Domain) -> type[BaseModel]:
     """
     fields: dict[str, Any] = {}
     for spec in domain.inputs:
-        limits = Field(ge=spec.low, le=spec.high)
-        number: Any = Annotated[float, limits]
-        nullable = spec.optional or spec.sum_of
-        kind = Annotated[
-            number | None if nullable else number,
-            BeforeValidator(_check(spec, domain.format.sentinel)),
-        ]
+        # Limits come before the check, or the schema silently loses them.
+        number: Any = Annotated[float, Field(ge=spec.low, le=spec.high)]
+        nullable: Any = number | None if spec.optional or spec.sum_of else number
+        kind = Annotated[nullable, BeforeValidator(_check(spec, domain.format.sentinel))]
         about = Field(
             default=None if spec.sum_of else ...,
             validation_alias=AliasChoices(spec.name, spec.column or spec.name),
@@ -405,6 +405,6 @@ class Predictors:
                 self._open[domain] = Predictor.load(domain, version, self.folder)
             except ModelError as error:
                 self.errors.setdefault(domain, str(error))
-                log.error("model refused", domain=domain, model_version=version, error=str(error))
+                log.warning("model refused", domain=domain, version=version, error=str(error))
             else:
                 return

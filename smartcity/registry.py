@@ -29,7 +29,7 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 class Estimator(Protocol):
     """What publishing needs of a fitted scikit-learn estimator."""
 
-    def predict(self, X: Matrix, /) -> NDArray[Any]:
+    def predict(self, rows: Matrix, /) -> NDArray[Any]:
         """Answer rows of shape (rows, inputs) with shape (rows,)."""
 
 

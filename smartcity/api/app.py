@@ -104,7 +104,7 @@ def _add_errors(app: FastAPI) -> None:
     """Give every error of every route the same shape, and none a stack trace."""
 
     @app.exception_handler(RequestValidationError)
-    async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
         found = error.errors()
         if found and found[0]["type"] == "json_invalid":
             return _fail(400, "The body is not JSON.")
@@ -115,7 +115,7 @@ def _add_errors(app: FastAPI) -> None:
         return _fail(422, f"The inputs cannot be used. {told}", said)
 
     @app.exception_handler(ModelError)
-    async def unavailable(request: Request, error: ModelError) -> JSONResponse:
+    async def unavailable(_: Request, error: ModelError) -> JSONResponse:
         return _fail(503, str(error))
 
     @app.exception_handler(HTTPException)

@@ -119,8 +119,8 @@ def _interval(predictor: Predictor, given: Prediction) -> str:
         f'<div class="smartcity-range" aria-hidden="true">'
         f'<i style="left:{left};width:{width}"></i><b style="left:{dot}"></b></div>'
         f"<p>Likely between <strong>{low:.2f}</strong> and <strong>{high:.2f}</strong> "
-        f'{escape(given.unit)}.</p><p class="smartcity-soft">Meant to hold in {level:.0%} of cases; '
-        f"on later time it held in {held:.0%}.</p>"
+        f'{escape(given.unit)}.</p><p class="smartcity-soft">Meant to hold in {level:.0%} of '
+        f"cases; on later time it held in {held:.0%}.</p>"
     )
 
 
@@ -185,7 +185,8 @@ def runs(rows: Sequence[tuple[Domain, Run]]) -> str:
         mark = "✓ succeeded" if run.status == "succeeded" else "✗ failed"
         link = ""
         if run.notebook == "05_report" and run.status == "succeeded":
-            link = f'<a href="smartcity/reports/{run.domain}/{run.id}/report.html" target="_blank">Open</a>'
+            path = f"smartcity/reports/{run.domain}/{run.id}/report.html"
+            link = f'<a href="{path}" target="_blank">Open</a>'
         when = run.started_at.replace("T", " ")[:16]
         plain = [domain.title, run.notebook, mark, when, f"{run.seconds:.0f} s"]
         cells.append([*map(escape, plain), link])

@@ -1,6 +1,5 @@
 """Five pages in one kernel: overview, the three questions, reports; drawn when first looked at."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ class Dashboard(widgets.VBox):
     def _turn(self, _: object = None) -> None:
         name = self.nav.value
         if name not in self._pages:
-            makers: dict[str, Callable[[], widgets.Widget]] = {
+            makers = {
                 "overview": self._overview,
                 "reports": self._reports,
             }

@@ -61,13 +61,13 @@ def clean(readings: Readings, findings: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ``recorded_at``, the measured inputs and the target, one row per time.
     """
-    frame = readings.frame.drop(columns=["file", "line"])
+    frame: pd.DataFrame = readings.frame.drop(columns=["file", "line"])
     emptied = findings[findings["action"] == "value set missing"]
     for column, rows in emptied.groupby("column")["row"]:
         frame.loc[rows, column] = pd.NaT if column == "recorded_at" else float("nan")
-    left_out = findings.loc[findings["action"] == "row left out", "row"].unique()
-    frame = frame.drop(index=left_out).dropna(subset=["recorded_at"])
-    return frame.sort_values("recorded_at", kind="stable", ignore_index=True)
+    left_out = findings.loc[findings["action"] == "row left out", "row"]
+    kept = frame[~frame.index.isin(left_out) & frame["recorded_at"].notna()]
+    return kept.sort_values("recorded_at", kind="stable", ignore_index=True)
 
 
 def usable(domain: Domain, readings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:

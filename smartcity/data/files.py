@@ -113,14 +113,15 @@ def _download(domain: Domain, file: PublishedFile, folder: Path, *, progress: bo
             known_hash=file.archive_sha256 and f"sha256:{file.archive_sha256}",
             path=folder / ".downloads",
             fname=f"{hashlib.sha256(file.url.encode()).hexdigest()[:12]}.zip",
-            downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30),
+            downloader=pooch.HTTPDownloader(progressbar=progress, timeout=(5, 60)),
         )
     except ValueError as error:
         raise DataError(
             f"The publisher now offers another archive at {file.url}: {error}"
         ) from None
     except (requests.RequestException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
+        is_offline = isinstance(error, requests.ConnectionError | requests.Timeout)
+        reason = "no connection" if is_offline else str(error).splitlines()[0]
         raise DataError(
             f"Cannot download {file.name} from {file.url}: {reason}. Check the connection, or "
             f"download it by hand and run: smartcity data fetch {domain.name} --from FOLDER; "

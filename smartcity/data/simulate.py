@@ -1,4 +1,4 @@
-"""A seeded demo city in the publishers' file formats, faults included, always labelled simulated."""
+"""A seeded demo city in the publishers' formats, faults included, always labelled simulated."""
 
 import zlib
 
@@ -66,9 +66,8 @@ def _city(domain: Domain, rng: np.random.Generator) -> pd.DataFrame:
 
     def column(made: Simulated) -> NDArray[np.float64]:
         noise = made.noise * rng.normal(size=ROWS)
-        return np.round(
-            np.maximum(made.base + made.swing * activity + noise, made.base / 4), made.decimals
-        )
+        values = np.maximum(made.base + made.swing * activity + noise, made.base / 4)
+        return np.asarray(np.round(values, made.decimals), dtype=np.float64)
 
     frame = pd.DataFrame({"recorded_at": times})
     for spec in domain.inputs:

@@ -20,17 +20,16 @@ def summarise(domain: Domain, readings: pd.DataFrame, *, days: int) -> dict[str,
         at the two highest levels), ``before`` (the same for the period before; None if there is
         none), ``readings``, ``missing_share`` and ``sentence``.
     """
-    target = readings.set_index("recorded_at")[domain.target.name]
-    end = target.last_valid_index()
-    span = pd.Timedelta(days=days)
-    period = target[(target.index > end - span) & (target.index <= end)]
-    earlier = target[(target.index > end - 2 * span) & (target.index <= end - span)].dropna()
-    value, latest = _typical(domain, period.dropna()), float(target.loc[end:end].iloc[-1])
+    times, target = readings["recorded_at"], readings[domain.target.name]
+    end, span = times[target.notna()].max(), pd.Timedelta(days=days)
+    period = target[(times > end - span) & (times <= end)]
+    earlier = target[(times > end - 2 * span) & (times <= end - span)].dropna()
+    value, latest_value = _typical(domain, period.dropna()), float(period.iloc[-1])
     before = _typical(domain, earlier) if len(earlier) else None
     return {
-        "from": period.index[0].isoformat(),
+        "from": times[period.index[0]].isoformat(),
         "to": end.isoformat(),
-        "latest": latest,
+        "latest": latest_value,
         "value": value,
         "before": before,
         "readings": len(period),
@@ -41,8 +40,9 @@ def summarise(domain: Domain, readings: pd.DataFrame, *, days: int) -> dict[str,
 
 def latest(readings: pd.DataFrame, *, days: int) -> pd.DataFrame:
     """Keep the rows of the last days, counted back from the newest row."""
-    times = readings["recorded_at"]
-    return readings[times > times.max() - pd.Timedelta(days=days)]
+    since = readings["recorded_at"].max() - pd.Timedelta(days=days)
+    recent: pd.DataFrame = readings[readings["recorded_at"] > since]
+    return recent
 
 
 def by_hour_of_week(readings: pd.DataFrame, column: str) -> list[list[float]]:

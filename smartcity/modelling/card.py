@@ -31,6 +31,7 @@ def as_markdown(domain: Domain, card: Card) -> str:
         Markdown.
     """
     data = card.data
+    span = f"{data['from']} to {data['to']}"
     kind = "simulated readings, not a real city" if data["simulated"] else domain.source
     inputs = [
         [i.label, i.unit, f"{i.low:g} to {i.high:g}", "may be missing" if i.optional else ""]
@@ -55,8 +56,7 @@ def as_markdown(domain: Domain, card: Card) -> str:
     sections = [
         f"# {domain.title} {{version}}",
         f"**{domain.question}** {domain.target.label}, {card.unit or 'as a class'}.",
-        f"Made from {kind}: {data['rows']} rows, {data['from']} to {data['to']}, "
-        f"site {data['site']}.",
+        f"Made from {kind}: {data['rows']} rows, site {data['site']}, {span}.",
         "## How good it is",
         "\n".join(splits),
         _scores(card),

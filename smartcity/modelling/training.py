@@ -97,7 +97,7 @@ def estimator(domain: Domain) -> Pipeline:
 
 
 def fit(domain: Domain, X: Matrix, y: Values) -> Pipeline:
-    """Fit the specified forest; afterwards it answers on one thread (starting threads costs more)."""
+    """Fit the specified forest; it answers on one thread, as starting threads costs more."""
     fitted = estimator(domain).fit(X, y)
     return fitted.set_params(forest__n_jobs=1)
 

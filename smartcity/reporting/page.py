@@ -8,7 +8,7 @@ import jinja2
 import nbformat
 import plotly.offline
 from markupsafe import Markup
-from nbconvert.filters import Highlight2HTML, ansi2html, markdown2html
+from nbconvert import filters
 
 from smartcity import atomic, charts
 from smartcity.runs import Run
@@ -60,9 +60,9 @@ def write(notebook: Path, target: Path, record: Run) -> None:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
     environment.filters |= {
-        "markdown": lambda text: Markup(markdown2html(text)),
-        "highlight": lambda text: Markup(Highlight2HTML()(text)),
-        "ansi": lambda text: Markup(ansi2html(text)),
+        "markdown": lambda text: Markup(filters.markdown2html(text)),
+        "highlight": lambda text: Markup(filters.Highlight2HTML()(text)),
+        "ansi": lambda text: Markup(filters.ansi2html(text)),
         "script_json": _script_json,
         "trusted": Markup,
     }

@@ -24,7 +24,7 @@ def read(notebook: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         found: Mapping[str, Any] = papermill.inspect_notebook(str(notebook))
-    except Exception as error:  # papermill lets its readers' errors through as they are
+    except Exception as error:  # noqa: BLE001  # papermill lets its readers' errors through as they are
         raise UsageError(f"{notebook} is not a readable notebook: {error}") from None
     return {
         name: {

@@ -1,0 +1,76 @@
+# One entry point for people and for CI; `make help` lists what there is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV := uv==0.13.9
+SMARTCITY := $(BIN)/smartcity
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix bench notebooks setup setup-dev serve lock clean
+export PYTHONUNBUFFERED = 1
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup  ## From nothing to a running dashboard (8501) and API (8000)
+	@$(if $(SMARTCITY_DATASETS),,$(SMARTCITY) data fetch --or-simulate)
+	@$(SMARTCITY) build
+	@exec $(SMARTCITY) up
+
+setup: $(VENV)/.ready  ## Make the venv with the pinned dependencies
+
+setup-dev: $(VENV)/.ready-dev  ## The same with the tools for tests and checks
+
+test: setup-dev  ## Set up what is lacking and run all the tests
+	@tests/setup
+	$(BIN)/python -m pytest
+
+check: setup-dev  ## All static checks: format, lint, types, environment files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+fix: setup-dev  ## Format, mend what can be mended, strip notebook outputs
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/nbstripout notebooks/*.ipynb
+
+notebooks: setup-dev  ## Open JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+serve: setup  ## Serve dashboard and API with the models there are
+	@exec $(SMARTCITY) up
+
+bench: setup-dev  ## Measure what benchmarks/ measures, as ratios in one run
+	$(BIN)/python benchmarks/serving.py
+
+lock: setup-dev  ## Pin the newest dependencies that work together
+	$(BIN)/uv pip compile pyproject.toml $(LOCKED) --upgrade --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml $(LOCKED) --extra dev --constraint requirements.lock --upgrade --output-file requirements-dev.lock
+
+LOCKED := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+$(VENV)/bin/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+
+# uv is ten times faster; where it cannot reach the registry the way pip can, pip does the same.
+INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r $(1) \
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+PACKAGE = $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable . \
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+
+$(VENV)/.ready: requirements.lock pyproject.toml | $(VENV)/bin/uv
+	@echo "Installing the pinned dependencies into $(VENV)"
+	@$(call INSTALL,requirements.lock)
+	@$(PACKAGE)
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.lock $(VENV)/.ready
+	@echo "Installing the tools for tests and checks"
+	@$(call INSTALL,requirements-dev.lock)
+	@touch $@
+
+clean:  ## Remove caches and the venv; readings, models and reports stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage test-results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
