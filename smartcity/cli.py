@@ -251,12 +251,7 @@ def build(
     from smartcity import reporting
 
     names = [each.name for each in _chosen(domain)]
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-    )
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         tasks = {name: progress.add_task(name, total=None) for name in names}
 
@@ -356,8 +351,8 @@ def _answer(predictor: Any, inputs: dict[str, Any]) -> dict[str, object]:
         **blank,
         "prediction": given.prediction,
         "label": given.label or "",
-        "low": given.interval["low"] if given.interval else "",
-        "high": given.interval["high"] if given.interval else "",
+        "low": given.interval.low if given.interval else "",
+        "high": given.interval.high if given.interval else "",
         "warnings": " ".join(given.warnings),
     }
 

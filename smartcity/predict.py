@@ -31,36 +31,32 @@ from smartcity.features import matrix
 log = logs.get(__name__)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One answer, with what a person needs to judge it.
+class Interval(BaseModel):
+    """A range meant to hold the truth in a share ``level`` of all cases."""
 
-    Attributes:
-        prediction: The quantity, in ``unit``, or the number of the class.
-        label: The class in words; None for a quantity.
-        probabilities: Class label -> share of the model's votes; None for a quantity.
-        interval: ``low``, ``high`` and nominal ``level``; None where the model has none.
-        confidence: Nominal level of the interval; None where nothing calibrated can be said.
-        text: The answer as one sentence.
-        guidance: Where the answer stands against guidelines, or what to do.
-        inputs_outside_training: Inputs beyond what the model has seen.
-        warnings: One sentence per reason for care.
-        simulated: The model was trained on the simulated demo city.
-    """
+    low: float
+    high: float
+    level: float
+
+
+class Prediction(BaseModel):
+    """One answer, with what a person needs to judge it."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
 
     domain: str
-    prediction: float
+    prediction: float = Field(description="The quantity in `unit`, or the number of the class")
     unit: str
-    label: str | None
-    probabilities: dict[str, float] | None
-    interval: dict[str, float] | None
-    confidence: float | None
-    text: str
-    guidance: list[str]
-    inputs_outside_training: list[str]
-    warnings: list[str]
+    label: str | None = Field(None, description="The class in words")
+    probabilities: dict[str, float] | None = Field(None, description="Share of votes by class")
+    interval: Interval | None = Field(None, description="Where a quantity likely lies")
+    confidence: float | None = Field(None, description="Level of the interval, if there is one")
+    text: str = Field(description="The answer as one sentence")
+    guidance: list[str] = Field(description="Where it stands against guidelines, or what to do")
+    inputs_outside_training: list[str] = Field(description="Inputs beyond what the model has seen")
+    warnings: list[str] = Field(description="One sentence per reason for care")
     model_version: str
-    simulated: bool
+    simulated: bool = Field(description="The model was trained on the simulated demo city")
 
 
 def _check(spec: Input, sentinel: float | None) -> Callable[[Any], float | None]:
@@ -187,7 +183,7 @@ def faults(found: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     said: list[dict[str, object]] = []
     for fault in found:
         problem = {
-            "missing": "is missing; every input must be there, null where a sensor gave nothing",
+            "missing": "is missing; every input must be there, if only as null",
             "extra_forbidden": "is not an input of this model",
             "model_type": "a row must be an object of input names and numbers",
         }.get(fault["type"], fault["msg"])
@@ -272,55 +268,38 @@ class Predictor:
         return [self._explain(x, score) for x, score in zip(inputs, scores, strict=True)]
 
     def _explain(self, inputs: Any, score: Any) -> Prediction:
+        """Say what a score means: the class and its votes, or the quantity and its interval."""
+        target = self.domain.target
         outside, warnings = self._limits(inputs)
-        if self.domain.task == "classification":
-            levels = self.domain.target.levels
-            number = int(np.argmax(score))
-            label = levels[number].label
-            answer = self.domain.answer.format(label=label)
-            return Prediction(
-                prediction=number,
-                label=label,
-                probabilities={
-                    lv.label: round(float(p), 4) for lv, p in zip(levels, score, strict=True)
-                },
-                interval=None,
-                confidence=None,
-                text=f"{answer}. {levels[number].meaning}",
-                guidance=[levels[number].advice],
-                **self._shared(outside, warnings),
-            )
-        value = float(score)
-        spread = self.card.interval
-        interval = None
-        if spread:
-            low = max(self.domain.target.low, value - spread["half_width"])
-            interval = {
-                "low": low,
-                "high": value + spread["half_width"],
-                "level": spread["level"],
-            }
-        answer = self.domain.answer.format(value=f"{value:.2f}", unit=self.domain.target.unit)
+        said = self._class(score) if target.levels else self._quantity(float(score))
         return Prediction(
-            prediction=value,
-            label=None,
-            probabilities=None,
-            interval=interval,
-            confidence=spread["level"] if spread else None,
-            text=f"{answer}. {self._standing(value)}",
-            guidance=self._guidance(value),
-            **self._shared(outside, warnings),
+            domain=self.domain.name,
+            unit=target.unit,
+            inputs_outside_training=outside,
+            warnings=warnings,
+            model_version=self.card.version,
+            simulated=self.simulated,
+            **said,
         )
 
-    def _shared(self, outside: list[str], warnings: list[str]) -> dict[str, Any]:
-        return {
-            "domain": self.domain.name,
-            "unit": self.domain.target.unit,
-            "inputs_outside_training": outside,
-            "warnings": warnings,
-            "model_version": self.card.version,
-            "simulated": self.simulated,
-        }
+    def _class(self, shares: Any) -> dict[str, Any]:
+        levels, number = self.domain.target.levels, int(np.argmax(shares))
+        votes = {lv.label: round(float(p), 4) for lv, p in zip(levels, shares, strict=True)}
+        level = levels[number]
+        text = f"{self.domain.answer.format(label=level.label)}. {level.meaning}"
+        said = {"prediction": number, "label": level.label, "probabilities": votes, "text": text}
+        return {**said, "guidance": [level.advice]}
+
+    def _quantity(self, value: float) -> dict[str, Any]:
+        target, spread = self.domain.target, self.card.interval
+        answer = self.domain.answer.format(value=f"{value:.2f}", unit=target.unit)
+        text = f"{answer}. {self._standing(value)}"
+        said = {"prediction": value, "text": text, "guidance": self._guidance(value)}
+        if spread is None:
+            return said
+        low = max(target.low, value - spread["half_width"])
+        interval = Interval(low=low, high=value + spread["half_width"], level=spread["level"])
+        return {**said, "interval": interval, "confidence": interval.level}
 
     def _limits(self, inputs: Any) -> tuple[list[str], list[str]]:
         """Name the inputs beyond the training range, and the ones the model fills in itself."""

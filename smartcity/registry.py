@@ -301,8 +301,7 @@ def publish(
         }
         known = draft.model_copy(update={"version": version, "parity": parity, "files": files})
         (place / "card.json").write_text(
-            json.dumps(known.model_dump(), indent=2, ensure_ascii=False) + "\n",
-            encoding="utf-8",
+            json.dumps(known.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     promote(draft.domain, version, folder)
     return known

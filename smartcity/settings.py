@@ -25,6 +25,10 @@ class Settings(BaseSettings):
         default_factory=lambda: _home() / "datasets" / "raw",
         description="Folder holding <domain>/<published file>",
     )
+    demo: Path = Field(
+        default_factory=lambda: _home() / "datasets" / "demo",
+        description="Folder of the simulated demo city",
+    )
     notebooks: Path = Field(
         default_factory=lambda: _home() / "notebooks", description="Folder of the notebooks"
     )
@@ -45,16 +49,11 @@ class Settings(BaseSettings):
     dashboard_port: int = Field(default=8501, ge=1, le=65535, description="Port of the dashboard")
     jobs: int = Field(default=2, ge=1, le=256, description="Notebooks run at the same time")
 
-    @field_validator("datasets", "notebooks", "models", "reports", "logs", "domains")
+    @field_validator("datasets", "demo", "notebooks", "models", "reports", "logs", "domains")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         """Fix a relative folder to where the command was given: kernels run elsewhere."""
         return path.expanduser().absolute() if path is not None else None
-
-    @property
-    def demo(self) -> Path:
-        """Folder of the simulated demo city."""
-        return _home() / "datasets" / "demo"
 
     def origin(self, field: str) -> str:
         """Tell where a setting came from: its variable's name, or ``default``."""

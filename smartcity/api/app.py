@@ -1,6 +1,5 @@
 """Routes and their answers; every error, of any route, has the same three fields."""
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from starlette.exceptions import HTTPException
 from smartcity import __version__, domains, logs
 from smartcity.domains import Domain
 from smartcity.errors import ModelError, SmartCityError
-from smartcity.predict import Predictors, faults, row_model
+from smartcity.predict import Prediction, Predictors, faults, row_model
 
 log = logs.get(__name__)
 
@@ -22,32 +21,11 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class Interval(BaseModel):
-    """A range that should hold the truth in ``level`` of all cases."""
-
-    low: float
-    high: float
-    level: float
-
-
-class Answer(BaseModel):
-    """A prediction, with what is needed to judge it."""
+class Answer(Prediction):
+    """A prediction, and when it was made."""
 
     success: Literal[True] = True
-    prediction: float = Field(description="The quantity in `unit`, or the number of the class")
     timestamp: str = Field(default_factory=_now, description="When it was made, UTC")
-    model_version: str
-    confidence: float | None = Field(description="Nominal level of the interval, if there is one")
-    domain: str
-    unit: str
-    label: str | None = Field(description="The class in words")
-    probabilities: dict[str, float] | None
-    interval: Interval | None
-    text: str
-    guidance: list[str]
-    inputs_outside_training: list[str]
-    warnings: list[str]
-    simulated: bool = Field(description="The model was trained on the simulated demo city")
 
 
 class Failure(BaseModel):
@@ -84,7 +62,7 @@ def _add_prediction(app: FastAPI, predictors: Predictors, domain: Domain) -> Non
 
     async def predict(row: Any) -> Answer:
         prediction = predictors.get(domain.name).answer([row.model_dump()])[0]
-        return Answer(**asdict(prediction))
+        return Answer(**prediction.model_dump())
 
     predict.__annotations__["row"] = row_model(domain)
     refusals: dict[int | str, dict[str, Any]] = {
@@ -152,13 +130,14 @@ def create_app(predictors: Predictors | None = None) -> FastAPI:
     for domain in domains.load_all().values():
         _add_prediction(app, serving, domain)
 
-    @app.api_route("/", methods=["GET", "HEAD"], summary="Name and version", tags=["service"])
+    @app.head("/", include_in_schema=False)
+    @app.get("/", summary="Name and version", tags=["service"])
     async def root() -> dict[str, str]:
         return {"message": "SmartCity API; see /api/docs", "version": __version__}
 
-    @app.api_route(
+    @app.head("/health", include_in_schema=False)
+    @app.get(
         "/health",
-        methods=["GET", "HEAD"],
         summary="Which models are being served",
         tags=["service"],
         response_model=Health,

@@ -111,7 +111,7 @@ def _votes(probabilities: Mapping[str, float]) -> str:
 def _interval(predictor: Predictor, given: Prediction) -> str:
     if given.interval is None or predictor.card.coverage is None:
         return ""
-    low, high, level = (given.interval[key] for key in ("low", "high", "level"))
+    low, high, level = given.interval.low, given.interval.high, given.interval.level
     top = max(high, predictor.card.answers["p90"] * 1.5)
     left, width, dot = (f"{100 * v / top:.1f}%" for v in (low, high - low, given.prediction))
     held = predictor.card.coverage["overall"]

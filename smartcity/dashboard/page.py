@@ -68,10 +68,7 @@ class Dashboard(widgets.VBox):
     def _turn(self, _: object = None) -> None:
         name = self.nav.value
         if name not in self._pages:
-            makers = {
-                "overview": self._overview,
-                "reports": self._reports,
-            }
+            makers = {"overview": self._overview, "reports": self._reports}
             self._pages[name] = makers.get(name, lambda: self._question(domains.load(name)))()
         self._body.children = [self._pages[name]]
 

@@ -93,7 +93,7 @@ def _table(domain: Domain, source: Source) -> tuple[pd.DataFrame, int]:
     header = [cell.strip() for cell in lines[0]]
     missing = [c for c in (*shape.time_columns, *domain.columns) if c not in header]
     if missing:
-        raise DataError(_not_this_file(domain, source, header, missing))
+        raise DataError(_not_this_file(domain, source, text.splitlines()[0], missing))
     for number, cells in enumerate(lines[1:], start=2):
         if len(cells) != len(header):
             raise DataError(
@@ -114,18 +114,16 @@ def _table(domain: Domain, source: Source) -> tuple[pd.DataFrame, int]:
     return table, len(lines) - 1 - len(filled)
 
 
-def _not_this_file(domain: Domain, source: Source, header: list[str], missing: list[str]) -> str:
+def _not_this_file(domain: Domain, source: Source, first: str, missing: list[str]) -> str:
     """Say what the file seems to be instead."""
-    message = f"{source.path} is not a {domain.name} file: it lacks the columns {missing}."
+    message = f"{source.path} is not a file of {domain.name!r}: it lacks the columns {missing}."
     for other in domains.load_all().values():
-        if other is not domain and set(other.columns) <= set(header):
-            return message + f" Its header is that of {other.name!r}."
-    if len(header) == 1:
-        return message + (
-            f" Its header is a single field, {header[0][:60]!r}: "
-            f"is the delimiter {domain.format.delimiter!r}?"
-        )
-    return message + f" Its header is {header}."
+        header = {cell.strip() for cell in first.split(other.format.delimiter)}
+        if other is not domain and set(other.columns) <= header:
+            return f"{message} Its first line is that of {other.name!r}."
+    return (
+        f"{message} Its first line is {first[:80]!r}; the delimiter is {domain.format.delimiter!r}."
+    )
 
 
 def _times(shape: Format, table: pd.DataFrame) -> pd.Series:

@@ -10,14 +10,13 @@ from smartcity import atomic, settings
 from smartcity.data.files import SIMULATED, Source, within
 from smartcity.domains import Domain, Simulated
 
-ROWS = 3000
 _START = pd.Timestamp("2025-01-06")  # a Monday
 _NOTE = """These readings are simulated: made by `smartcity data simulate` with seed {seed}.
 No sensor measured them. Faults were put in on purpose, for the checks to find.
 """
 
 
-def simulate(domain: Domain, seed: int = 42) -> list[Source]:
+def simulate(domain: Domain, seed: int = 42, *, rows: int = 3000) -> list[Source]:
     """Write the demo city's files of a domain's default site.
 
     The same seed gives the same files, byte for byte.
@@ -25,6 +24,7 @@ def simulate(domain: Domain, seed: int = 42) -> list[Source]:
     Args:
         domain: The question; how each column is made stands in its TOML.
         seed: Seed of the random numbers.
+        rows: Readings to make, at least 400 for all the faults to fit.
 
     Returns:
         The files written.
@@ -33,14 +33,14 @@ def simulate(domain: Domain, seed: int = 42) -> list[Source]:
         StorageError: The folder cannot be written.
     """
     rng = np.random.default_rng([seed, zlib.crc32(domain.name.encode())])
-    text = _as_text(domain, _with_faults(domain, _city(domain, rng), rng))
+    text = _as_text(domain, _with_faults(domain, _city(domain, rows, rng), rng))
     home = settings.current().demo / domain.name
     files = [file for file in domain.files if file.site == domain.sites[0]]
     atomic.write(home / SIMULATED, _NOTE.format(seed=seed))
-    for file, rows in zip(files, np.array_split(np.arange(len(text)), len(files)), strict=True):
+    for file, part in zip(files, np.array_split(np.arange(len(text)), len(files)), strict=True):
         shape = domain.format
         lines = [shape.delimiter.join(shape.header)]
-        lines += [shape.delimiter.join(cells) for cells in text.iloc[rows].to_numpy()]
+        lines += [shape.delimiter.join(cells) for cells in text.iloc[part].to_numpy()]
         atomic.write(home / file.name, shape.newline.join([*lines, ""]))
     return within(home, domain)
 
@@ -50,22 +50,22 @@ def _activity(times: pd.DatetimeIndex, rng: np.random.Generator) -> NDArray[np.f
     hours = times.hour.to_numpy() + times.minute.to_numpy() / 60
     rush = np.exp(-((hours - 8) ** 2) / 6) + 1.1 * np.exp(-((hours - 18.5) ** 2) / 9)
     day = 0.35 * np.exp(-((hours - 13) ** 2) / 30)
-    weekend = np.where(times.dayofweek.to_numpy() >= 5, 0.6, 1.0)
+    weekend = np.where(times.day_of_week.to_numpy() >= 5, 0.6, 1.0)
     drift = np.zeros(len(times))
     for n, shock in enumerate(rng.normal(0, 0.06, len(times) - 1), start=1):
         drift[n] = 0.85 * drift[n - 1] + shock
     return np.clip(0.7 * (rush + day) * weekend + drift + 0.05, 0, 1)
 
 
-def _city(domain: Domain, rng: np.random.Generator) -> pd.DataFrame:
+def _city(domain: Domain, rows: int, rng: np.random.Generator) -> pd.DataFrame:
     """Make faultless readings, named as we name them."""
     shape = domain.format
     start = pd.Timestamp(shape.first_day) if shape.first_day else _START
-    times = pd.date_range(start, periods=ROWS, freq=f"{shape.step_minutes}min")
+    times = pd.date_range(start, periods=rows, freq=f"{shape.step_minutes}min")
     activity = _activity(times, rng)
 
     def column(made: Simulated) -> NDArray[np.float64]:
-        noise = made.noise * rng.normal(size=ROWS)
+        noise = made.noise * rng.normal(size=rows)
         values = np.maximum(made.base + made.swing * activity + noise, made.base / 4)
         return np.asarray(np.round(values, made.decimals), dtype=np.float64)
 
@@ -84,7 +84,7 @@ def _city(domain: Domain, rng: np.random.Generator) -> pd.DataFrame:
 
 def _with_faults(domain: Domain, frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Put in each kind of fault the format can hold, at places the seed chooses."""
-    spots = np.sort(rng.choice(np.arange(50, ROWS - 50, 20), size=9, replace=False))
+    spots = np.sort(rng.choice(np.arange(50, len(frame) - 50, 20), size=9, replace=False))
     measured = [
         n for n in domain.columns.values() if not (domain.target.levels and n == domain.target.name)
     ]

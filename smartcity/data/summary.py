@@ -52,7 +52,7 @@ def by_hour_of_week(readings: pd.DataFrame, column: str) -> list[list[float]]:
         7 rows, Monday first, of 24 hours; NaN where nothing was read.
     """
     times = readings["recorded_at"].dt
-    means = readings.groupby([times.dayofweek, times.hour])[column].mean()
+    means = readings.groupby([times.day_of_week, times.hour])[column].mean()
     cells = pd.MultiIndex.from_product([range(7), range(24)])
     return means.reindex(cells).to_numpy(dtype=float).reshape(7, 24).tolist()
 

@@ -99,7 +99,7 @@ def _baselines(
     middle: Callable[[pd.Series], float] = (
         (lambda s: float(s.mode().iloc[0])) if is_class else (lambda s: float(s.mean()))
     )
-    hour = (times.dt.dayofweek * 24 + times.dt.hour).to_numpy()
+    hour = (times.dt.day_of_week * 24 + times.dt.hour).to_numpy()
     by_hour = known.groupby(hour[train]).agg(middle)
     previous = np.concatenate([[middle(known)], y[:-1]])
     usual = pd.Series(hour[test]).map(by_hour).fillna(middle(known))

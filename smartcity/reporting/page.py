@@ -69,6 +69,8 @@ def write(notebook: Path, target: Path, record: Run) -> None:
     text = environment.get_template("page.html.j2").render(
         cells=cells,
         run=record,
+        # The council reads the report, not the code; analysts open the notebook beside it.
+        show_code=record.notebook != "05_report" or record.status == "failed",
         plotly_kind=charts.MIME,
         plotly_js=Markup(plotly.offline.get_plotlyjs()) if has_charts else "",
     )
