@@ -88,12 +88,12 @@ def pattern(table: Sequence[Sequence[float]], *, label: str, unit: str) -> Chart
         x=list(range(24)),
         y=WEEKDAYS,
         colorscale=SCALE,
-        colorbar={"title": {"text": unit}, "thickness": 12},
+        colorbar={"thickness": 12},
         hovertemplate="%{y} %{x}:00: %{z:.2f}<extra></extra>",
     )
     return _figure(
         "pattern",
-        f"{label} by weekday and hour",
+        f"{label} by weekday and hour, {unit}",
         summary,
         [heat],
         xaxis={"title": {"text": "hour of the day"}, "dtick": 3},
@@ -125,7 +125,7 @@ def scores(names: Sequence[str], values: dict[str, Sequence[float]], *, metric: 
         summary,
         bars,
         barmode="group",
-        xaxis={"title": {"text": f"{name}, {best} is best"}},
+        xaxis={"title": {"text": f"{best} is best"}},
         yaxis={"autorange": "reversed"},
     )
 

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
 
     datasets: Path = Field(
         default_factory=lambda: _home() / "datasets" / "raw",
-        description="Folder holding <domain>/<published file>",
+        description="Folder of readings, laid out as `<domain>/<published file>`",
     )
     demo: Path = Field(
         default_factory=lambda: _home() / "datasets" / "demo",

@@ -71,7 +71,7 @@ def _add_prediction(app: FastAPI, predictors: Predictors, domain: Domain) -> Non
     app.post(
         f"/api/v1/predict/{domain.slug}",
         summary=domain.question,
-        description=f"{domain.target.label}. Readings: {domain.source}.",
+        description=domain.target.label,
         tags=["predictions"],
         responses=refusals,
         dependencies=[Depends(_wants_json)],

@@ -29,6 +29,7 @@ function render({ model, el }) {
     figure.layout.autosize = true;
     if (el.clientWidth < 480) {
       figure.layout.margin = { ...figure.layout.margin, l: 44, r: 8 };
+      for (const trace of figure.data) if (trace.type === "heatmap") trace.showscale = false;
     }
     caption.textContent = figure.layout.meta.summary;
     place.setAttribute("role", "img");

@@ -25,11 +25,11 @@ def head(style: str, simulated: Sequence[str]) -> str:
     )
 
 
-def title(domain: Domain) -> str:
+def title(predictor: Predictor) -> str:
     """Write the head of a domain's page."""
     return (
-        f"<h2>{escape(domain.question)}</h2>"
-        f'<p class="smartcity-soft">Readings: {escape(domain.source)}</p>'
+        f"<h2>{escape(predictor.domain.question)}</h2>"
+        f'<p class="smartcity-soft">Readings: {escape(predictor.card.data["source"])}</p>'
     )
 
 
@@ -129,7 +129,8 @@ def model(predictor: Predictor) -> str:
     card = predictor.card
     data = card.data
     files = ", ".join(
-        f["name"] + ("" if f["published"] else " (not the published file)") for f in data["files"]
+        f["name"] + ("" if f["published"] or data["simulated"] else " (not the published file)")
+        for f in data["files"]
     )
     rows = {
         "Version": card.version,

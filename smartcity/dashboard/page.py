@@ -114,7 +114,7 @@ class Dashboard(widgets.VBox):
         about = widgets.HTML(html.model(predictor))
         return widgets.VBox(
             [
-                widgets.HTML(html.title(domain)),
+                widgets.HTML(html.title(predictor)),
                 _grid(answered, asked, kind="smartcity-pair"),
                 widgets.HTML(html.section("What the sensors said")),
                 explored,

@@ -32,14 +32,13 @@ def as_markdown(domain: Domain, card: Card) -> str:
     """
     data = card.data
     span = f"{data['from']} to {data['to']}"
-    kind = "simulated readings, not a real city" if data["simulated"] else domain.source
     inputs = [
         [i.label, i.unit, f"{i.low:g} to {i.high:g}", "may be missing" if i.optional else ""]
         for i in card.inputs
     ]
     files = [
         f"- `{f['name']}` sha256 `{f['sha256']}`"
-        + ("" if f["published"] else " (not the published file)")
+        + ("" if f["published"] or data["simulated"] else " (not the published file)")
         for f in data["files"]
     ]
     left_out = [f"- {reason}: {rows} rows" for reason, rows in data["rows_left_out"].items()]
@@ -56,7 +55,7 @@ def as_markdown(domain: Domain, card: Card) -> str:
     sections = [
         f"# {domain.title} {{version}}",
         f"**{domain.question}** {domain.target.label}, {card.unit or 'as a class'}.",
-        f"Made from {kind}: {data['rows']} rows, site {data['site']}, {span}.",
+        f"Made from {data['source']}: {data['rows']} rows, site {data['site']}, {span}.",
         "## How good it is",
         "\n".join(splits),
         _scores(card),

@@ -253,7 +253,7 @@ def _answers(dataset: Dataset) -> dict[str, float]:
 
 
 def _lineage(dataset: Dataset) -> dict[str, Any]:
-    times = dataset.rows["recorded_at"]
+    times, simulated = dataset.rows["recorded_at"], dataset.readings.simulated
     return {
         "files": [source.record() for source in dataset.readings.sources],
         "site": dataset.readings.site,
@@ -261,9 +261,9 @@ def _lineage(dataset: Dataset) -> dict[str, Any]:
         "to": times.iloc[-1].isoformat(),
         "rows": len(dataset.rows),
         "rows_left_out": dataset.left_out,
-        "simulated": dataset.readings.simulated,
-        "licence": dataset.domain.licence,
-        "source": dataset.domain.source,
+        "simulated": simulated,
+        "licence": "free, as made up" if simulated else dataset.domain.licence,
+        "source": "the simulated demo city" if simulated else dataset.domain.source,
     }
 
 

@@ -178,6 +178,8 @@ def _execute(
                 log_output=False,
                 on_cell_executed=report,
                 config=Config({"KernelManager": transport}),
+                # A kernel that is told to stop calls that an error; real ones come as messages.
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
     except PapermillExecutionError as error:
         message = error.evalue if hasattr(errors, error.ename) else f"{error.ename}: {error.evalue}"
