@@ -82,7 +82,7 @@ def pattern(table: Sequence[Sequence[float]], *, label: str, unit: str) -> Chart
         if not math.isnan(value)
     ]
     value, day, hour = max(cells)
-    summary = f"{label} is usually highest on {WEEKDAYS[day]} at {hour}:00 ({value:.3g} {unit})."
+    summary = f"{label}: usually highest on {WEEKDAYS[day]} at {hour}:00 ({value:.3g} {unit})."
     heat = go.Heatmap(
         z=[list(row) for row in table],
         x=list(range(24)),
