@@ -1,5 +1,6 @@
 """Writes that are whole or not there: beside, fsync, rename."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -41,6 +42,9 @@ def write(path: Path, content: str | bytes) -> None:
         StorageError: The folder cannot be written; the old file is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
+    path = path.resolve()  # a link stays a link; what it leads to is replaced
+    if path.exists() and not path.is_file():
+        raise StorageError(f"Cannot write {path}: it is no ordinary file. Choose another name.")
     beside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +57,21 @@ def write(path: Path, content: str | bytes) -> None:
             _sync(path.parent)
         finally:
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time number and name things in a folder; others wait.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smartcity import __version__, atomic, domains, logs, registry, settings
-from smartcity.errors import DataError, InputError, SmartCityError, UsageError
+from smartcity.errors import DataError, InputError, ModelError, SmartCityError, UsageError
 from smartcity.registry import Card
 
 log = logs.get(__name__)
@@ -126,7 +126,9 @@ def data_fetch(
     domain: MaybeDomain = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--from", help="Take the files from this folder instead", exists=True),
+        typer.Option(
+            "--from", help="Take the files from this folder instead", exists=True, file_okay=False
+        ),
     ] = None,
     or_simulate: Annotated[
         bool, typer.Option("--or-simulate", help="Simulate what cannot be had")
@@ -169,13 +171,16 @@ def data_check(
     rows: Annotated[int, typer.Option(help="Findings to list one by one", min=0)] = 10,
 ) -> None:
     """Check every reading and say what is wrong, row by row, reason by reason."""
+    import pandas as pd
+
     from smartcity import data
 
     results = []
     for each in _chosen(domain):
         readings = data.read(each.name, site)
         found = data.check(readings).drop(columns="row")
-        found["recorded_at"] = found["recorded_at"].astype(str)
+        times = [None if pd.isna(t) else t.isoformat() for t in found["recorded_at"]]
+        found["recorded_at"] = pd.Series(times, index=found.index, dtype=object)
         results.append(
             {
                 "domain": each.name,
@@ -198,7 +203,7 @@ def data_check(
                 listed = found.head(rows).to_numpy().tolist()
                 out.print(_table(f"The first {len(listed)}", found.columns.tolist(), listed))
     if as_json:
-        sys.stdout.write(json.dumps(results, indent=2, default=str) + "\n")
+        sys.stdout.write(json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 
 @app.command("run")
@@ -214,7 +219,10 @@ def run_notebook(
     """Run one notebook for one domain and keep its record under reports/runs/."""
     from smartcity import reporting
 
-    run = reporting.run(notebook, {"domain": domain, **dict(map(_pair, parameter or []))})
+    given = dict(map(_pair, parameter or []))
+    if "domain" in given:
+        raise UsageError("The domain is given by --domain, not by -p domain.")
+    run = reporting.run(notebook, {"domain": domain, **given})
     if as_json:
         sys.stdout.write(run.model_dump_json(indent=2) + "\n")
     else:
@@ -297,6 +305,11 @@ def predict(
         raise SmartCityError(f"No row of {source} could be answered; {target} says why.")
 
 
+_ANSWER: dict[str, object] = dict.fromkeys(
+    ("prediction", "label", "low", "high", "warnings", "error", "model_version"), ""
+)
+
+
 def _predict_file(predictor: Any, source: Path, target: Path) -> tuple[int, int]:
     """Answer a CSV file row by row; give how many rows were answered and refused."""
     domain = predictor.domain
@@ -304,25 +317,38 @@ def _predict_file(predictor: Any, source: Path, target: Path) -> tuple[int, int]
         text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SmartCityError(f"Cannot read {source}: {error}") from None
-    first = text.partition("\n")[0]
+    first = text.lstrip().partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
-    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
-    known = {*domain.names, *domain.columns, "timestamp"} - {
-        domain.target.name,
-        domain.target.column,
-    }
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="")
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise SmartCityError(f"{source} is not a table: {error}.") from None
+    known = {*domain.names, *domain.columns, "timestamp"} - {domain.target.name}
+    known.discard(domain.target.column)
     if not rows or not known & set(rows[0]):
         raise SmartCityError(
             f"{source} has no row, or none of the columns {', '.join(domain.names)}. "
             f"Its first line is {first[:80]!r}."
         )
+    names = list(reader.fieldnames or [])
+    taken = [name for name in names if name in _ANSWER or names.count(name) > 1]
+    if taken or source.resolve() == target.resolve():
+        raise SmartCityError(
+            f"{source} would be written over: its columns {taken} are ours or there twice."
+            if taken
+            else f"--output is the same file as --input, {source}; name another."
+        )
     answers = []
     for row in rows:
         inputs = {k: _number(v, delimiter) for k, v in row.items() if k in known}
-        answers.append({**row, **_answer(predictor, inputs)})
+        answer = _answer(predictor, inputs)
+        if row.pop("", None) is not None or None in row.values():
+            answer = _ANSWER | {"error": "the line has more or fewer fields than the header"}
+        answers.append({**row, **answer})
     failed = sum(bool(answer["error"]) for answer in answers)
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, fieldnames=list(answers[0]), lineterminator="\n")
+    writer = csv.DictWriter(table, fieldnames=[*names, *_ANSWER], lineterminator="\n")
     writer.writeheader()
     writer.writerows(answers)
     atomic.write(target.absolute(), table.getvalue())
@@ -341,8 +367,7 @@ def _number(text: str | None, delimiter: str) -> float | str | None:
 
 
 def _answer(predictor: Any, inputs: dict[str, Any]) -> dict[str, object]:
-    blank = dict.fromkeys(("prediction", "label", "low", "high", "warnings", "error"), "")
-    blank["model_version"] = predictor.card.version
+    blank = _ANSWER | {"model_version": predictor.card.version}
     try:
         given = predictor.predict(inputs)
     except InputError as error:
@@ -362,20 +387,21 @@ def models_list(domain: MaybeDomain = None, as_json: AsJson = False) -> None:
     """List the published versions; a star marks the one being served."""
     rows = []
     for each in _chosen(domain):
-        published = registry.versions(each.name)
-        serving = registry.current(each.name) if published else None
-        for version in published:
-            card = registry.card(each.name, version)
-            rows.append(
-                {
-                    "domain": each.name,
-                    "version": version,
-                    "serving": version == serving,
-                    "created_at": card.created_at,
-                    "simulated": card.data["simulated"],
-                    "verdict": card.verdict,
-                }
-            )
+        try:
+            serving = registry.current(each.name)
+        except ModelError as error:
+            serving = ""
+            if registry.versions(each.name):
+                err.print(str(error), highlight=False, markup=False)
+        for version in registry.versions(each.name):
+            row = {"domain": each.name, "version": version, "serving": version == serving}
+            try:
+                card = registry.card(each.name, version)
+            except ModelError:
+                rows.append({**row, "created_at": "", "simulated": None, "verdict": "damaged"})
+                continue
+            known = {"created_at": card.created_at, "simulated": card.data["simulated"]}
+            rows.append({**row, **known, "verdict": card.verdict})
     cells = [
         [
             r["domain"],
@@ -401,8 +427,7 @@ def models_show(
     else:
         from rich.markdown import Markdown
 
-        path = settings.current().models / card.domain / card.version / "card.md"
-        out.print(Markdown(path.read_text(encoding="utf-8")))
+        out.print(Markdown(registry.page(card)))
 
 
 @models_app.command("promote")

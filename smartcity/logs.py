@@ -53,7 +53,10 @@ def configure(level: str = "INFO", *, console: TextIO | None = None) -> None:
         ],
         foreign_pre_chain=_SHARED,
     )
-    handlers: list[logging.Handler] = [logging.StreamHandler(console)] if console else []
+    handlers: list[logging.Handler] = [logging.NullHandler()]
+    if console:
+        handlers.append(logging.StreamHandler(console))
+    logging.raiseExceptions = False  # a log disk that fills up must not print a traceback a line
     path = settings.current().logs / "smartcity.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from smartcity import domains, logs, registry
 from smartcity.domains import Domain, Input
-from smartcity.errors import InputError, ModelError, SmartCityError
+from smartcity.errors import InputError, ModelError
 from smartcity.features import matrix
 
 log = logs.get(__name__)
@@ -185,6 +185,7 @@ def faults(found: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
         problem = {
             "missing": "is missing; every input must be there, if only as null",
             "extra_forbidden": "is not an input of this model",
+            "model_attributes_type": "a row must be an object of input names and numbers",
             "model_type": "a row must be an object of input names and numbers",
         }.get(fault["type"], fault["msg"])
         value = fault["input"]
@@ -209,6 +210,12 @@ class Predictor:
             raise ModelError(
                 f"Model {model.card.domain} {model.card.version} takes {names}, "
                 f"the domain now asks for {domain.names}: train it again."
+            )
+        probe = np.array([[i.typical for i in model.card.inputs]], dtype=np.float32)
+        if domain.target.levels and model.scores(probe).shape[1] != len(domain.target.levels):
+            raise ModelError(
+                f"Model {model.card.domain} {model.card.version} does not know all the classes "
+                f"of {domain.name!r}: train it again on readings that hold each of them."
             )
         self.domain = domain
         self.card = model.card
@@ -352,7 +359,7 @@ class Predictors:
     folder: Path | None = None
     errors: dict[str, str] = field(default_factory=dict)
     _open: dict[str, Predictor] = field(default_factory=dict)
-    _seen: dict[str, str] = field(default_factory=dict)
+    _refused: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def get(self, name: str) -> Predictor:
         """Give the predictor of a domain, the newly published one if there is one.
@@ -367,19 +374,26 @@ class Predictors:
         domain = domains.load(name).name
         try:
             wanted = registry.current(domain, self.folder)
-            if self._seen.get(domain) != wanted:
-                self._seen[domain] = wanted
-                self._reload(domain, wanted)
-        except SmartCityError as error:
+            self._follow(domain, wanted)
+        except ModelError as error:
             self.errors[domain] = str(error)
         if domain not in self._open:
             raise ModelError(self.errors[domain])
         return self._open[domain]
 
-    def _reload(self, domain: str, wanted: str) -> None:
+    def _follow(self, domain: str, wanted: str) -> None:
+        """Open the wanted version unless it is open, or was refused and has not changed since."""
+        serving = self._open.get(domain)
+        if serving and serving.card.version == wanted:
+            self.errors.pop(domain, None)
+            return
+        stamp = registry.stamp(domain, wanted, self.folder)
+        if self._refused.get(domain) == (wanted, stamp):
+            return
+        self._refused[domain] = (wanted, stamp)
         self.errors.pop(domain, None)
-        older = [v for v in registry.versions(domain, self.folder) if v != wanted][::-1]
-        for version in [wanted] if domain in self._open else [wanted, *older]:
+        older = [] if serving else registry.before(domain, wanted, self.folder)
+        for version in [wanted, *reversed(older)]:
             try:
                 self._open[domain] = Predictor.load(domain, version, self.folder)
             except ModelError as error:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from smartcity import atomic, logs, settings
 from smartcity.errors import ModelError, unknown
@@ -23,6 +24,8 @@ log = logs.get(__name__)
 #: values are float64 in the forest and float32 in ONNX; averaged over 100 trees that leaves about
 #: 1e-6. A wrong branch anywhere shows as 1e-2 or more.
 PARITY_TOLERANCE = 1e-4
+#: Checksums of all files of a version, the card's too, as ``sha256sum --check`` reads them.
+_SUMS = "SHA256SUMS"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -144,19 +147,42 @@ def versions(domain: str, folder: Path | None = None) -> list[str]:
     return sorted(filter(_VERSION.fullmatch, names), key=_order)
 
 
+def before(domain: str, version: str, folder: Path | None = None) -> list[str]:
+    """List the versions published before one, oldest first."""
+    return [v for v in versions(domain, folder) if _order(v) < _order(version)]
+
+
+def stamp(domain: str, version: str, folder: Path | None = None) -> int:
+    """Tell when a version's files last changed, in nanoseconds; 0 if it is not there."""
+    home = _folder(domain, folder) / version
+    times = [file.stat().st_mtime_ns for file in home.iterdir()] if home.is_dir() else []
+    return max(times, default=0)
+
+
 def current(domain: str, folder: Path | None = None) -> str:
     """Name the version being served.
 
     Raises:
-        ModelError: None is.
+        ModelError: None is, or the file that says so is damaged.
     """
+    path = _folder(domain, folder) / "CURRENT"
     try:
-        return (_folder(domain, folder) / "CURRENT").read_text(encoding="utf-8").strip()
+        named = path.read_bytes().decode(errors="replace").strip()
     except OSError:
+        named = None
+    if named is not None and _VERSION.fullmatch(named):
+        return named
+    published = versions(domain, folder)
+    if not published:
         raise ModelError(
-            f"No model of {domain!r} is published in {_folder(domain, folder).parent}. "
+            f"No model of {domain!r} is published in {path.parents[1]}. "
             f"Train one: smartcity build --domain {domain}"
-        ) from None
+        )
+    state = "is missing" if named is None else f"is damaged: {named[:40]!r}"
+    raise ModelError(
+        f"{path} {state}. Name the version to serve: smartcity models promote {domain} "
+        f"{published[-1]} (there are {', '.join(published)})"
+    )
 
 
 def card(domain: str, version: str | None = None, folder: Path | None = None) -> Card:
@@ -170,11 +196,16 @@ def card(domain: str, version: str | None = None, folder: Path | None = None) ->
         raise ModelError(str(unknown(f"{domain} version", version, versions(domain, folder))))
     path = _folder(domain, folder) / version / "card.json"
     try:
-        return Card.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ModelError(
-            f"{path} is damaged: {error}. Serve another version: smartcity models rollback {domain}"
-        ) from None
+        content = path.read_bytes()
+        sums = path.with_name(_SUMS).read_text(encoding="utf-8")
+        if f"{hashlib.sha256(content).hexdigest()}  card.json" in sums.splitlines():
+            return Card.model_validate_json(content)
+    except (OSError, ValueError):
+        pass  # said below: whatever is wrong with it, the remedy is the same
+    raise ModelError(
+        f"{path} is damaged: it is not the card that was published. "
+        f"Serve another version: smartcity models promote {domain} VERSION"
+    )
 
 
 def _read_checked(known: Card, name: str, folder: Path | None) -> bytes:
@@ -190,6 +221,15 @@ def _read_checked(known: Card, name: str, folder: Path | None) -> bytes:
             f"Nothing was loaded. Serve another version: smartcity models rollback {known.domain}"
         )
     return content
+
+
+def page(known: Card, folder: Path | None = None) -> str:
+    """Read the card as Markdown, for people.
+
+    Raises:
+        ModelError: It is missing or damaged.
+    """
+    return _read_checked(known, "card.md", folder).decode()
 
 
 def load(domain: str, version: str | None = None, folder: Path | None = None) -> Model:
@@ -241,12 +281,20 @@ def _next_version(new: Card, folder: Path | None) -> str:
     if not published:
         return "1.0.0"
     major, minor, patch = _order(published[-1])
-    last = card(new.domain, published[-1], folder)
+    try:
+        last = card(new.domain, published[-1], folder)
+    except ModelError:
+        return f"{major}.{minor + 1}.0"  # what it was like, nobody can say any more
     if [i.name for i in last.inputs] != [i.name for i in new.inputs] or last.target != new.target:
         return f"{major + 1}.0.0"
     if last.estimator != new.estimator:
         return f"{major}.{minor + 1}.0"
     return f"{major}.{minor}.{patch + 1}"
+
+
+def _sums(place: Path) -> dict[str, str]:
+    files = sorted(place.iterdir())
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def publish(
@@ -258,7 +306,7 @@ def publish(
     text: str,
     folder: Path | None = None,
 ) -> Card:
-    """Publish a model as a new version and serve it, or refuse and change nothing.
+    """Publish a model as a new version, or refuse and change nothing; ``promote`` serves it.
 
     Args:
         draft: The card, without version, parity and files.
@@ -284,27 +332,44 @@ def publish(
             f"Not published: the ONNX export of {draft.domain} differs from the fitted model by "
             f"{difference:.2g} (at most {PARITY_TOLERANCE:g} is allowed) on {len(rows)} rows."
         )
-    version = _next_version(draft, folder)
     home = _folder(draft.domain, folder)
-    with atomic.folder(home / version) as place, atomic.storage(home):
-        (place / "model.onnx").write_bytes(onnx)
-        joblib.dump(estimator, place / "model.joblib", compress=3)
-        (place / "card.md").write_text(text.replace("{version}", version), encoding="utf-8")
-        files = {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(place.iterdir())
-        }
-        parity = {
-            "largest_difference": difference,
-            "tolerance": PARITY_TOLERANCE,
-            "rows": len(rows),
-        }
-        known = draft.model_copy(update={"version": version, "parity": parity, "files": files})
-        (place / "card.json").write_text(
-            json.dumps(known.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-    promote(draft.domain, version, folder)
+    with atomic.lock(home):
+        version = _next_version(draft, folder)
+        with atomic.folder(home / version) as place, atomic.storage(home):
+            (place / "model.onnx").write_bytes(onnx)
+            joblib.dump(estimator, place / "model.joblib", compress=3)
+            (place / "card.md").write_text(text.replace("{version}", version), encoding="utf-8")
+            parity = {"largest_difference": difference, "tolerance": PARITY_TOLERANCE}
+            told = {"version": version, "parity": parity | {"rows": len(rows)}}
+            known = draft.model_copy(update=told | {"files": _sums(place)})
+            content = json.dumps(known.model_dump(), indent=2, ensure_ascii=False)
+            (place / "card.json").write_text(content + "\n", encoding="utf-8")
+            lines = [f"{digest}  {name}\n" for name, digest in _sums(place).items()]
+            (place / _SUMS).write_text("".join(lines), encoding="utf-8")
     return known
+
+
+def of_run(domain: str, run: str, folder: Path | None = None) -> str | None:
+    """Name the version a run published, or None."""
+    for version in reversed(versions(domain, folder)):
+        try:
+            if card(domain, version, folder).run == run:
+                return version
+        except ModelError:
+            continue
+    return None
+
+
+def discard(domain: str, version: str, folder: Path | None = None) -> None:
+    """Remove a version that was never served.
+
+    Raises:
+        ModelError: It is the one being served.
+    """
+    home = _folder(domain, folder)
+    if (home / "CURRENT").exists() and current(domain, folder) == version:
+        raise ModelError(f"{domain} {version} is being served; it stays.")
+    shutil.rmtree(home / version, ignore_errors=True)
 
 
 def promote(domain: str, version: str, folder: Path | None = None) -> Card:
@@ -327,7 +392,7 @@ def rollback(domain: str, folder: Path | None = None) -> Card:
         ModelError: There is none before it.
     """
     serving = current(domain, folder)
-    earlier = [v for v in versions(domain, folder) if _order(v) < _order(serving)]
+    earlier = before(domain, serving, folder)
     if not earlier:
         raise ModelError(f"There is no version of {domain!r} before {serving}.")
     return promote(domain, earlier[-1], folder)

@@ -49,7 +49,8 @@ def keep(run: Run, contents: Path) -> None:
         StorageError: The reports folder cannot be written.
     """
     with atomic.folder(run.folder) as folder, atomic.storage(run.folder):
-        shutil.copytree(contents, folder, dirs_exist_ok=True)
+        for file in contents.iterdir():
+            shutil.copyfile(file, folder / file.name)
         (folder / "manifest.json").write_text(run.model_dump_json(indent=2), encoding="utf-8")
 
 

@@ -9,10 +9,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
 
 from smartcity import logs, settings
-from smartcity.errors import SmartCityError
+from smartcity.errors import SmartCityError, UsageError
 
 log = logs.get(__name__)
 
@@ -48,6 +50,11 @@ def up(say: Callable[[str], None]) -> None:
         SmartCityError: A port is taken, or a server did not start or died.
     """
     known = settings.current()
+    if known.api_port == known.dashboard_port:
+        raise UsageError(
+            f"API and dashboard cannot both listen on port {known.api_port}: "
+            f"set SMARTCITY_API_PORT or SMARTCITY_DASHBOARD_PORT to another."
+        )
     require_free(known.api_port, "SMARTCITY_API_PORT")
     require_free(known.dashboard_port, "SMARTCITY_DASHBOARD_PORT")
     # A health check that took a kernel would start one; this file of Voila's does not.
@@ -55,7 +62,7 @@ def up(say: Callable[[str], None]) -> None:
         "serve": f"http://{known.host}:{known.api_port}/health",
         "dashboard": f"http://{known.host}:{known.dashboard_port}/voila/static/voila.js",
     }
-    with _servers(list(checks)) as servers:
+    with suppress(KeyboardInterrupt), _servers(list(checks)) as servers:
         for name, address in checks.items():
             _wait(servers[name], name, address)
         say(f"Dashboard  http://localhost:{known.dashboard_port}")
@@ -74,12 +81,10 @@ def _servers(names: list[str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
-    known = settings.current()
-    known.logs.mkdir(parents=True, exist_ok=True)
     servers = {}
     try:
         for name in names:
-            with (known.logs / f"{name}.log").open("ab") as output:
+            with _output(settings.current().logs / f"{name}.log") as output:
                 servers[name] = subprocess.Popen(
                     [sys.executable, "-m", "smartcity", name],
                     stdout=output,
@@ -96,6 +101,15 @@ def _servers(names: list[str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
             except subprocess.TimeoutExpired:
                 server.kill()
         signal.signal(signal.SIGTERM, before)
+
+
+def _output(path: Path) -> BinaryIO:
+    """Open the file a server prints to, or nowhere: a full log disk keeps no service down."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
 
 
 def _wait(server: subprocess.Popen[bytes], name: str, address: str) -> None:

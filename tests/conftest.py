@@ -73,7 +73,8 @@ def publish(home: Path, trained: dict[str, modelling.Trained]) -> Callable[..., 
     """Publish a fitted model into the test's own models folder."""
 
     def do(name: str, run: str = "test") -> registry.Card:
-        return modelling.publish(trained[name], modelling.draft(trained[name], run=run))
+        card = modelling.publish(trained[name], modelling.draft(trained[name], run=run))
+        return registry.promote(name, card.version)
 
     return do
 

@@ -156,6 +156,23 @@ def test_predict_reads_the_published_layout(tmp_path: Path, models: Models) -> N
     assert float(row["prediction"]) > 0
 
 
+def test_predict_keeps_what_it_cannot_answer_and_never_writes_over(
+    tmp_path: Path, models: Models
+) -> None:
+    header = "car_count,bike_count,bus_count,truck_count"
+    (tmp_path / "in.csv").write_text(f"{header}\n1,2,3,4\n1,2,3,4,5\n1,2\n")
+
+    assert predict("traffic", tmp_path).returncode == 0
+    rows = read_csv(tmp_path / "out.csv")
+    assert [bool(row["error"]) for row in rows] == [False, True, True]
+
+    (tmp_path / "in.csv").write_text(f"{header},label\n1,2,3,4,mine\n")
+    assert_refused(predict("traffic", tmp_path), 1, "its columns ['label'] are ours")
+    same = str(tmp_path / "in.csv")
+    done = smartcity("predict", "traffic", "--input", same, "--output", same)
+    assert done.returncode == 1
+
+
 def test_predict_refuses_a_file_of_something_else(tmp_path: Path, models: Models) -> None:
     (tmp_path / "in.csv").write_text("a,b\n1,2\n")
 

@@ -139,6 +139,64 @@ def test_refuses_bytes_that_are_no_text(city: Path) -> None:
         data.read("energy")
 
 
+def test_blank_lines_are_passed_over_and_counted(city: Path) -> None:
+    path = first_file(city, "traffic")
+    before = data.read("traffic")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(["", *lines[:50], "", *lines[50:], "", ""]))
+
+    after = data.read("traffic")
+
+    assert len(after.frame) == len(before.frame)
+    assert after.blank == 3
+
+
+@pytest.mark.parametrize("day", ["xx", "", "0", "32", "1e300", "inf", "1.5"])
+def test_a_day_that_cannot_be_is_a_finding(day: str, city: Path) -> None:
+    path = first_file(city, "traffic")
+    lines = path.read_text().splitlines()
+    cells = lines[20].split(",")
+    lines[20] = ",".join([cells[0], day, *cells[2:]])
+    path.write_text("\n".join([*lines, ""]))
+
+    readings = data.read("traffic")
+
+    found = data.check(readings)
+    assert set(found.loc[found["reason"] == "unreadable", "line"]) == {21}
+    assert readings.frame["recorded_at"].iloc[20] == pd.Timestamp("2023-10-10 05:00")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda text: text.replace("\n12", '\n"12', 1), "not a table|fields where"),
+        (lambda text: text.replace("BikeCount", "CarCount"), "lacks the columns"),
+        (lambda text: text.replace("Day of the week", "CarCount"), "twice"),
+        (lambda text: text.replace(" AM", " ??").replace(" PM", " ??"), "cannot be read in"),
+    ],
+)
+def test_refuses_a_table_that_makes_no_sense(
+    spoil: Callable[[str], str], says: str, city: Path
+) -> None:
+    path = first_file(city, "traffic")
+    path.write_text(spoil(path.read_text()))
+
+    with pytest.raises(DataError, match=says):
+        data.read("traffic")
+
+
+def test_fetch_refuses_a_file_of_something_else(city: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    (wrong / "Traffic.csv").write_bytes(first_file(city, "energy").read_bytes())
+    before = first_file(city, "traffic").read_bytes()
+
+    with pytest.raises(DataError, match="is not a file of 'traffic'.*Nothing was changed"):
+        list(data.fetch(domains.load("traffic"), wrong))
+
+    assert first_file(city, "traffic").read_bytes() == before
+
+
 def test_missing_readings_say_how_to_get_them(home: Path) -> None:
     with pytest.raises(DataError, match="smartcity data fetch energy"):
         data.read("energy")

@@ -6,7 +6,7 @@ import pytest
 from conftest import at_home, usual
 from fastapi.testclient import TestClient
 
-from smartcity import data, domains, modelling
+from smartcity import data, domains, modelling, registry
 from smartcity.api import create_app
 from smartcity.errors import UsageError
 from smartcity.predict import Predictor
@@ -81,6 +81,7 @@ def test_a_new_domain_is_a_toml_file(tmp_path: Path) -> None:
         data.simulate(domains.load("noise"), rows=600)
         trained = modelling.train(modelling.prepare("noise"))
         card = modelling.publish(trained, modelling.draft(trained, run="test"))
+        registry.promote("noise", card.version)
         prediction = Predictor.load("noise").predict(usual(card))
         answer = TestClient(create_app()).post("/api/v1/predict/noise", json=usual(card)).json()
 

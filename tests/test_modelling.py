@@ -1,5 +1,7 @@
 """Training and evaluation: time stays in order, baselines stand beside, exports agree."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -150,6 +152,15 @@ def test_the_card_tells_where_the_model_comes_from(name: str, trained: Trained) 
     assert set(card.environment["packages"]) >= {"scikit-learn", "onnxruntime"}
     assert card.run == "20260101T000000Z-abc"
     assert [i.name for i in card.inputs] == list(domains.load(name).names)
+
+
+def test_readings_without_one_of_the_classes_are_refused(city: Path) -> None:
+    path = city / "datasets" / "traffic" / "Traffic.csv"
+    lines = [line for line in path.read_text().splitlines() if not line.endswith("heavy")]
+    path.write_text("\n".join([*lines, ""]))
+
+    with pytest.raises(DataError, match="fewer than 5 rows of \\['heavy'\\]"):
+        modelling.prepare("traffic")
 
 
 def test_too_few_rows_are_refused(city: object) -> None:

@@ -216,6 +216,32 @@ def test_a_cold_start_on_a_damaged_version_serves_the_one_before(
     assert "1.0.1" in serving.errors["energy"]
 
 
+def test_a_passing_fault_passes(home: Path, publish: Callable[..., registry.Card]) -> None:
+    publish("energy")
+    serving = Predictors()
+    serving.get("energy")
+    (home / "models").rename(home / "gone")
+    assert serving.get("energy").card.version == "1.0.0"
+    assert "energy" in serving.errors
+
+    (home / "gone").rename(home / "models")
+
+    assert serving.get("energy").card.version == "1.0.0"
+    assert serving.errors == {}
+
+
+def test_a_version_rolled_back_from_is_no_fallback(
+    home: Path, publish: Callable[..., registry.Card]
+) -> None:
+    publish("energy")
+    publish("energy")
+    registry.rollback("energy")
+    flip_a_byte(home / "models" / "energy" / "1.0.0" / "model.onnx")
+
+    with pytest.raises(ModelError, match="not the file that was published"):
+        Predictors().get("energy")
+
+
 def test_one_missing_model_does_not_touch_the_others(serving: Predictors) -> None:
     with pytest.raises(ModelError, match="No model of 'traffic'"):
         serving.get("traffic")

@@ -25,7 +25,8 @@ def cards(installed: Path) -> dict[str, registry.Card]:
     found = {}
     for name in DOMAINS:
         trained = modelling.train(modelling.prepare(name))
-        found[name] = modelling.publish(trained, modelling.draft(trained, run="real"))
+        card = modelling.publish(trained, modelling.draft(trained, run="real"))
+        found[name] = registry.promote(name, card.version)
     return found
 
 

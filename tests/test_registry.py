@@ -3,6 +3,7 @@
 import json
 import resource
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,19 +38,15 @@ def full_disk(limit: int) -> Iterator[None]:
 
 
 def leftovers(home: Path) -> list[str]:
-    return [p.name for p in (home / "models" / "energy").glob(".*")]
+    return [p.name for p in (home / "models" / "energy").glob(".tmp-*")]
 
 
 def test_publishing_writes_all_files_and_serves_the_version(home: Path, publish: Publish) -> None:
     card = publish("energy")
 
     folder = home / "models" / "energy" / "1.0.0"
-    assert {p.name for p in folder.iterdir()} == {
-        "model.onnx",
-        "model.joblib",
-        "card.json",
-        "card.md",
-    }
+    names = {"model.onnx", "model.joblib", "card.json", "card.md", "SHA256SUMS"}
+    assert {p.name for p in folder.iterdir()} == names
     assert card.version == registry.current("energy") == "1.0.0"
     assert "# Energy 1.0.0" in (folder / "card.md").read_text()
 
@@ -121,7 +118,9 @@ def test_a_damaged_model_is_never_opened(home: Path, publish: Publish) -> None:
         registry.load_estimator("energy")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"domain": 1}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"domain": 1}', b"\xff\xfe", b'{"simulated": 1}']
+)
 def test_a_damaged_card_is_named(content: bytes, home: Path, publish: Publish) -> None:
     publish("energy")
     (home / "models" / "energy" / "1.0.0" / "card.json").write_bytes(content)
@@ -170,6 +169,57 @@ def test_a_folder_that_cannot_be_written_publishes_nothing(home: Path, publish: 
 
     with pytest.raises(StorageError, match="Cannot write"):
         publish("energy")
+
+
+@pytest.mark.parametrize("content", [b"", b"banana", b"../../x", b"\xff\xfe\x00", b"1.0"])
+def test_a_damaged_current_says_what_to_do(content: bytes, home: Path, publish: Publish) -> None:
+    publish("energy")
+    (home / "models" / "energy" / "CURRENT").write_bytes(content)
+
+    with pytest.raises(ModelError, match=r"smartcity models promote energy 1\.0\.0"):
+        registry.load("energy")
+    with pytest.raises(ModelError, match="models promote"):
+        registry.rollback("energy")
+
+
+def test_an_altered_card_is_found(home: Path, publish: Publish) -> None:
+    publish("energy")
+    path = home / "models" / "energy" / "1.0.0" / "card.json"
+    path.write_text(path.read_text().replace('"level": 0.9', '"level": 0.8'))
+
+    with pytest.raises(ModelError, match="not the card that was published"):
+        registry.verify("energy")
+
+
+def test_a_damaged_version_does_not_keep_others_from_being_published(
+    home: Path, publish: Publish
+) -> None:
+    publish("energy")
+    (home / "models" / "energy" / "1.0.0" / "card.json").write_text("{")
+
+    assert publish("energy").version == "1.1.0"
+
+
+def test_processes_publishing_at_once_do_not_collide(home: Path, trained: Trained) -> None:
+    draft = modelling.draft(trained["energy"], run="test")
+
+    with ThreadPoolExecutor(4) as pool:
+        cards = list(pool.map(lambda _: modelling.publish(trained["energy"], draft), range(4)))
+
+    assert {card.version for card in cards} == {"1.0.0", "1.0.1", "1.0.2", "1.0.3"}
+
+
+def test_what_was_never_served_can_be_discarded(publish: Publish, trained: Trained) -> None:
+    publish("energy")
+    draft = modelling.draft(trained["energy"], run="late")
+    version = modelling.publish(trained["energy"], draft).version
+
+    assert registry.of_run("energy", "late") == version
+    registry.discard("energy", version)
+
+    assert registry.versions("energy") == ["1.0.0"]
+    with pytest.raises(ModelError, match="is being served"):
+        registry.discard("energy", "1.0.0")
 
 
 def test_no_model_says_how_to_train_one(home: Path) -> None:

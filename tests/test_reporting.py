@@ -187,6 +187,25 @@ def test_a_failed_run_is_kept_names_its_cell_and_publishes_nothing(
     assert not list((city / "reports").glob(".running-*"))
 
 
+def test_a_run_that_fails_after_publishing_publishes_nothing(
+    city: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook(
+        city / "notebooks",
+        'domain: str = "energy"  # The question\nrun_id: str = ""  # The run',
+        "from smartcity import modelling\n\ntrained = modelling.train(modelling.prepare(domain))",
+        "modelling.publish(trained, modelling.draft(trained, run=run_id))",
+        'raise ValueError("too late")',
+    )
+    monkeypatch.setenv("SMARTCITY_NOTEBOOKS", str(city / "notebooks"))
+    settings.current.cache_clear()
+
+    with pytest.raises(RunError, match="too late. Nothing was published"):
+        reporting.run("try", {"domain": "energy"})
+
+    assert registry.versions("energy") == []
+
+
 def test_our_own_errors_come_through_in_plain_words(city: Path) -> None:
     with pytest.raises(RunError, match=r"No model of 'energy' is published.*smartcity build"):
         reporting.run("03_evaluate", {"domain": "energy"})

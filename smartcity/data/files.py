@@ -76,11 +76,15 @@ def locate(domain: Domain, site: str = "main") -> list[Source]:
         if sources := within(folder, domain, site):
             return sources
     wanted = ", ".join(file.name for file in domain.files if file.site == site)
+    or_simulate = (
+        f"simulate them: smartcity data simulate {domain.name}"
+        if known.origin("datasets") == "default"
+        else "leave SMARTCITY_DATASETS unset to use the simulated city"
+    )
     raise DataError(
         f"No readings for {domain.name!r}, site {site!r}: looked for {wanted} in "
         f"{', '.join(map(str, folders))}. Get them: smartcity data fetch {domain.name}; or, from a "
-        f"folder: smartcity data fetch {domain.name} --from DIR; or simulate them: "
-        f"smartcity data simulate {domain.name}"
+        f"folder: smartcity data fetch {domain.name} --from DIR; or {or_simulate}"
     )
 
 
@@ -133,6 +137,18 @@ def _download(domain: Domain, file: PublishedFile, folder: Path, *, progress: bo
     return content
 
 
+def _require_header(domain: Domain, name: str, content: bytes) -> None:
+    """Refuse a file of something else before it takes the place of a good one."""
+    first = content[:2000].decode("utf-8-sig", errors="replace").lstrip().partition("\n")[0]
+    cells = {cell.strip() for cell in first.split(domain.format.delimiter)}
+    missing = [column for column in domain.columns if column not in cells]
+    if missing:
+        raise DataError(
+            f"What was offered as {name} is not a file of {domain.name!r}: its first line, "
+            f"{first[:80]!r}, lacks the columns {missing}. Nothing was changed."
+        )
+
+
 def fetch(domain: Domain, folder: Path | None = None, *, progress: bool = True) -> Iterator[Source]:
     """Bring the published files of a domain into the datasets folder.
 
@@ -170,6 +186,7 @@ def fetch(domain: Domain, folder: Path | None = None, *, progress: bool = True) 
                     f"nor in a zip archive there."
                 )
             content, simulated = found
+        _require_header(domain, file.name, content)
         atomic.write(target, content)
         if simulated:
             atomic.write(home / SIMULATED, "These readings are simulated.\n")

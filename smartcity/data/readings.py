@@ -3,6 +3,7 @@
 import csv
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -69,10 +70,22 @@ def read(name: str, site: str = "main") -> Readings:
             frame[our_name] = pd.to_numeric(plain, errors="coerce").astype("float64")
         is_bad = frame[our_name].isna() & (text != "")
         unreadable.append(_cells(text, is_bad, our_name))
-    if frame["recorded_at"].isna().all():
-        raise DataError(f"{sources[0].path}: no line has a time like {domain.format.time_format}.")
+    bad = pd.concat(unreadable)
+    _require_mostly_readable(frame, bad)
     blank = sum(count for _, count in parts)
-    return Readings(domain, site, sources, frame, pd.concat(unreadable), blank)
+    return Readings(domain, site, sources, frame, bad, blank)
+
+
+def _require_mostly_readable(frame: pd.DataFrame, unreadable: pd.DataFrame) -> None:
+    """Refuse a file of which more than half of a column cannot be read: it is something else."""
+    files = frame["file"].loc[unreadable["row"]].to_numpy()
+    for (file, column), cells in unreadable.groupby([files, "column"]):
+        lines = int((frame["file"] == file).sum())
+        if len(cells) > lines / 2:
+            raise DataError(
+                f"{file}: {column} cannot be read in {len(cells)} of {lines} lines, as in "
+                f"{cells['value'].iloc[0]!r}. Are columns swapped, or is the file damaged?"
+            )
 
 
 def _cells(values: pd.Series, chosen: pd.Series, column: str) -> pd.DataFrame:
@@ -83,18 +96,17 @@ def _cells(values: pd.Series, chosen: pd.Series, column: str) -> pd.DataFrame:
 def _table(domain: Domain, source: Source) -> tuple[pd.DataFrame, int]:
     """Read one file as text, refusing one that is empty, cut off, or another domain's."""
     path, shape = source.path, domain.format
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {path} as text: {error}") from None
-    if not text.strip():
-        raise DataError(f"{path} is empty. Fetch it again: smartcity data fetch {domain.name}")
-    lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=shape.delimiter))
-    header = [cell.strip() for cell in lines[0]]
-    missing = [c for c in (*shape.time_columns, *domain.columns) if c not in header]
+    text, rows = _rows(path, shape.delimiter)
+    numbered = [(n, cells) for n, cells in enumerate(rows, start=1) if cells]
+    header = [cell.strip() for cell in numbered[0][1]]
+    wanted = list(dict.fromkeys([*shape.time_columns, *domain.columns]))
+    missing = [column for column in wanted if column not in header]
     if missing:
-        raise DataError(_not_this_file(domain, source, text.splitlines()[0], missing))
-    for number, cells in enumerate(lines[1:], start=2):
+        raise DataError(_not_this_file(domain, source, text.lstrip().splitlines()[0], missing))
+    twice = [column for column in wanted if header.count(column) > 1]
+    if twice:
+        raise DataError(f"{path} names the columns {twice} twice; which one is meant?")
+    for number, cells in numbered:
         if len(cells) != len(header):
             raise DataError(
                 f"{path}, line {number}: {len(cells)} fields where the header has {len(header)}. "
@@ -102,16 +114,29 @@ def _table(domain: Domain, source: Source) -> tuple[pd.DataFrame, int]:
             )
     if not text.endswith("\n"):
         raise DataError(
-            f"{path}, line {len(lines)}: the last line does not end, so the file may be cut off. "
+            f"{path}, line {len(rows)}: the last line does not end, so the file may be cut off. "
             f"Fetch it again or, if it is whole, end its last line with a line break."
         )
-    filled = [(n, cells) for n, cells in enumerate(lines[1:], start=2) if any(cells)]
+    filled = [(n, cells) for n, cells in numbered[1:] if any(cells)]
     if not filled:
         raise DataError(f"{path} has a header and no readings.")
     table = pd.DataFrame([cells for _, cells in filled], columns=pd.Index(header))
-    wanted = list(dict.fromkeys([*shape.time_columns, *domain.columns]))
     table = table[wanted].assign(file=path.name, line=[n for n, _ in filled])
-    return table, len(lines) - 1 - len(filled)
+    return table, len(rows) - 1 - len(filled)
+
+
+def _rows(path: Path, delimiter: str) -> tuple[str, list[list[str]]]:
+    """Read a file as text, and as rows of cells."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read {path} as text: {error}") from None
+    if not text.strip():
+        raise DataError(f"{path} is empty. Fetch it again: smartcity data fetch")
+    try:
+        return text, list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise DataError(f"{path} is not a table: {error}. Is a quotation mark left open?") from None
 
 
 def _not_this_file(domain: Domain, source: Source, first: str, missing: list[str]) -> str:
@@ -132,10 +157,11 @@ def _times(shape: Format, table: pd.DataFrame) -> pd.Series:
     if shape.first_day is None:
         return pd.to_datetime(first + " " + second, format=shape.time_format, errors="coerce")
     # A bare day of the month, in order: a later day adds the difference, an earlier one starts
-    # the next month and adds one.
-    days = pd.to_numeric(first, errors="coerce").ffill()
+    # the next month and adds one. A line without a readable day has no time.
+    days = pd.to_numeric(first, errors="coerce")
+    days = days[days.isin(range(1, 32))]
     steps = days.diff().fillna(0.0)
-    elapsed = steps.where(steps >= 0, 1.0).cumsum()
+    elapsed = steps.where(steps >= 0, 1.0).cumsum().reindex(first.index)
     clock = pd.to_datetime(second, format=shape.time_format, errors="coerce")
     since_midnight = clock - clock.dt.normalize()
     midnight = pd.Timestamp(shape.first_day) + pd.to_timedelta(elapsed, unit="D")

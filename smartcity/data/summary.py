@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from smartcity.domains import Domain
+from smartcity.errors import UsageError
 
 
 def summarise(domain: Domain, readings: pd.DataFrame, *, days: int) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def summarise(domain: Domain, readings: pd.DataFrame, *, days: int) -> dict[str,
         at the two highest levels), ``before`` (the same for the period before; None if there is
         none), ``readings``, ``missing_share`` and ``sentence``.
     """
+    _require_days(days)
     times, target = readings["recorded_at"], readings[domain.target.name]
     end, span = times[target.notna()].max(), pd.Timedelta(days=days)
     period = target[(times > end - span) & (times <= end)]
@@ -40,9 +42,15 @@ def summarise(domain: Domain, readings: pd.DataFrame, *, days: int) -> dict[str,
 
 def latest(readings: pd.DataFrame, *, days: int) -> pd.DataFrame:
     """Keep the rows of the last days, counted back from the newest row."""
+    _require_days(days)
     since = readings["recorded_at"].max() - pd.Timedelta(days=days)
     recent: pd.DataFrame = readings[readings["recorded_at"] > since]
     return recent
+
+
+def _require_days(days: int) -> None:
+    if not 1 <= days <= 36500:
+        raise UsageError(f"days is {days}; it must lie in 1 to 36500.")
 
 
 def by_hour_of_week(readings: pd.DataFrame, column: str) -> list[list[float]]:

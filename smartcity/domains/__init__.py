@@ -206,7 +206,10 @@ def load_all() -> dict[str, Domain]:
     Raises:
         UsageError: A file does not describe a domain; the message says where and why.
     """
-    folders = [Path(__file__).parent, settings.current().domains]
+    more = settings.current().domains
+    if more and not more.is_dir():
+        raise UsageError(f"SMARTCITY_DOMAINS names {more}, which is no folder.")
+    folders = [Path(__file__).parent, more]
     paths = [p for folder in folders if folder for p in sorted(folder.glob("*.toml"))]
     domains: dict[str, Domain] = {}
     for path in paths:

@@ -83,8 +83,6 @@ def splits(domain: Domain, y: Values) -> dict[str, tuple[Rows, Rows]]:
     """
     rows = np.arange(len(y))
     classes = y if domain.task == "classification" else None
-    if classes is not None and np.unique(classes, return_counts=True)[1].min() < 2:
-        classes = None  # a class seen once cannot stand on both sides
     at_random = train_test_split(rows, test_size=TEST_SHARE, random_state=42, stratify=classes)
     cut = round(len(y) * (1 - TEST_SHARE))
     return {"random": (at_random[0], at_random[1]), "time_ordered": (rows[:cut], rows[cut:])}

@@ -26,6 +26,7 @@ from smartcity.modelling.evaluation import Evaluation, Values
 
 #: Fewer rows than this cannot be split twice and still say anything.
 FEWEST_ROWS = 100
+FEWEST_OF_A_CLASS = 5
 _PACKAGES = ("scikit-learn", "numpy", "pandas", "skl2onnx", "onnx", "onnxruntime", "joblib")
 
 
@@ -77,6 +78,16 @@ def prepare(name: str, site: str = "main") -> Dataset:
         raise DataError(
             f"Only {len(rows)} of {len(readings.frame)} readings of {name!r} can be used "
             f"({left_out}); at least {FEWEST_ROWS} are needed."
+        )
+    absent = [
+        level.published
+        for number, level in enumerate(domain.target.levels)
+        if (rows[domain.target.name] == number).sum() < FEWEST_OF_A_CLASS
+    ]
+    if absent:
+        raise DataError(
+            f"The readings of {name!r} hold fewer than {FEWEST_OF_A_CLASS} rows of {absent}: a "
+            f"model trained on them could not tell these classes. Use readings that hold each."
         )
     times = rows["recorded_at"].to_numpy().astype("datetime64[s]")
     X = features.matrix(domain, {n: rows[n] for n in rows.columns}, recorded_at=times)

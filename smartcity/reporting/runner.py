@@ -28,7 +28,7 @@ from smartcity import (
     runs,
     settings,
 )
-from smartcity.errors import ModelError, RunError, unknown
+from smartcity.errors import ModelError, RunError, UsageError, unknown
 from smartcity.reporting import page, parameters
 from smartcity.runs import Run
 
@@ -57,6 +57,8 @@ def find(name: str) -> Path:
     for path in notebooks:
         if wanted in {path.stem, path.stem[3:]}:
             return path
+    if not notebooks:
+        raise UsageError(f"There are no notebooks in {settings.current().notebooks}.")
     raise unknown("notebook", name, [path.stem for path in notebooks])
 
 
@@ -114,13 +116,14 @@ def run(
     if "run_id" in values:
         values["run_id"] = run_id
     sources = data.locate(domain, values.get("site", "main"))
-    clock = time.monotonic()
+    clock, served = time.monotonic(), False
     with atomic.storage(settings.current().reports):
         settings.current().reports.mkdir(parents=True, exist_ok=True)
         home = Path(tempfile.mkdtemp(prefix=".running-", dir=settings.current().reports))
     try:
         failure = _execute(notebook, home / "notebook.ipynb", values, progress)
         summaries = _extract(home) if failure is None else []
+        made = registry.of_run(domain.name, run_id)
         record = Run(
             id=run_id,
             notebook=notebook.stem,
@@ -132,20 +135,26 @@ def run(
             fingerprint=digest,
             inputs=[source.record() for source in sources],
             simulated=any(source.simulated for source in sources),
-            model_version=_served(domain.name),
+            model_version=made or _served(domain.name),
             smartcity=__version__,
             error=failure,
             summaries=summaries,
         )
         page.write(home / "notebook.ipynb", home / "report.html", record)
         runs.keep(record, home)
+        if made and not failure:
+            registry.promote(domain.name, made)
+            served = True
     finally:
         shutil.rmtree(home, ignore_errors=True)
+        # What a failed run published was never served, and goes.
+        if not served and (made := registry.of_run(domain.name, run_id)):
+            registry.discard(domain.name, made)
     if failure:
         log.error("run failed", run=run_id, notebook=notebook.stem, domain=domain.name, **failure)
         raise RunError(
             f"{notebook.stem} for {domain.name!r} failed in cell {failure['cell']}: "
-            f"{failure['message']} Nothing was published. "
+            f"{failure['message'].rstrip('.')}. Nothing was published. "
             f"The run is kept in {record.folder}; open report.html there."
         )
     log.info("run finished", run=run_id, notebook=notebook.stem, domain=domain.name)
@@ -185,7 +194,7 @@ def _execute(
         message = error.evalue if hasattr(errors, error.ename) else f"{error.ename}: {error.evalue}"
         return {"cell": error.exec_count, "error": error.ename, "message": message}
     except RuntimeError as error:  # the kernel did not start, or died under a cell
-        return {"cell": done, "error": type(error).__name__, "message": f"Kernel lost: {error}"}
+        return {"cell": done + 1, "error": type(error).__name__, "message": f"Kernel lost: {error}"}
     return None
 
 
@@ -199,6 +208,7 @@ def _extract(home: Path) -> list[str]:
         if "data" in output
     ]
     drawn = [data[charts.MIME] for data in outputs if charts.MIME in data]
+    drawn = [chart for chart in drawn if "name" in chart["layout"].get("meta", {})]
     named = {
         chart["layout"]["meta"]["name"]: {"data": chart["data"], "layout": chart["layout"]}
         for chart in drawn
