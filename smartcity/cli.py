@@ -171,16 +171,12 @@ def data_check(
     rows: Annotated[int, typer.Option(help="Findings to list one by one", min=0)] = 10,
 ) -> None:
     """Check every reading and say what is wrong, row by row, reason by reason."""
-    import pandas as pd
-
     from smartcity import data
 
     results = []
     for each in _chosen(domain):
         readings = data.read(each.name, site)
         found = data.check(readings).drop(columns="row")
-        times = [None if pd.isna(t) else t.isoformat() for t in found["recorded_at"]]
-        found["recorded_at"] = pd.Series(times, index=found.index, dtype=object)
         results.append(
             {
                 "domain": each.name,
@@ -190,7 +186,7 @@ def data_check(
                 "rows": len(readings.frame),
                 "blank_lines": readings.blank,
                 "counts": found["reason"].value_counts().to_dict(),
-                "findings": found.to_dict("records"),
+                "findings": data.records(found),
             }
         )
         if not as_json:

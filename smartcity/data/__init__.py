@@ -1,6 +1,6 @@
 """Published files -> tidy readings: fetch, read, check row by row, simulate a demo city."""
 
-from smartcity.data.checks import check, clean, usable
+from smartcity.data.checks import check, clean, records, usable
 from smartcity.data.files import Source, fetch, locate
 from smartcity.data.readings import Readings, read
 from smartcity.data.simulate import simulate
@@ -16,6 +16,7 @@ __all__ = [
     "latest",
     "locate",
     "read",
+    "records",
     "simulate",
     "summarise",
     "usable",

@@ -55,6 +55,13 @@ def check(readings: Readings) -> pd.DataFrame:
     return found[columns].sort_values(["row", "column"], ignore_index=True)
 
 
+def records(findings: pd.DataFrame) -> list[dict[str, Any]]:
+    """Give findings as JSON knows them: times in ISO 8601, None where a time was unreadable."""
+    times = [None if pd.isna(time) else time.isoformat() for time in findings["recorded_at"]]
+    ready = findings.astype(object).assign(recorded_at=pd.Series(times, findings.index, object))
+    return [dict(zip(map(str, ready), row, strict=True)) for row in ready.to_numpy().tolist()]
+
+
 def clean(readings: Readings, findings: pd.DataFrame) -> pd.DataFrame:
     """Do what the findings say: missing values as NaN, faulty rows left out, time order.
 

@@ -59,7 +59,8 @@ def read(name: str, site: str = "main") -> Readings:
     frame = table[["file", "line"]].copy()
     frame["recorded_at"] = _times(domain.format, table)
     bad_time = frame["recorded_at"].isna()
-    unreadable.append(_cells(table[domain.format.time_columns[1]], bad_time, "recorded_at"))
+    date, clock = domain.format.time_columns
+    unreadable.append(_cells(table[date] + " " + table[clock], bad_time, "recorded_at"))
     for column, our_name in domain.columns.items():
         text = table[column].str.strip()
         if domain.target.levels and column == domain.target.column:

@@ -135,7 +135,7 @@ def run(
             fingerprint=digest,
             inputs=[source.record() for source in sources],
             simulated=any(source.simulated for source in sources),
-            model_version=made or _served(domain.name),
+            model_version=made if made and not failure else _served(domain.name),
             smartcity=__version__,
             error=failure,
             summaries=summaries,
