@@ -192,4 +192,5 @@ def table(card: Card) -> pd.DataFrame:
         for name, scores in {"specified forest": card.specified, **card.baselines}.items()
         for split, values in scores.items()
     ]
-    return pd.DataFrame(rows).sort_values("split", ascending=False, kind="stable").round(3)
+    frame = pd.DataFrame(rows).set_index("model").round(3)
+    return frame.sort_values("split", ascending=False, kind="stable")
