@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 
 HOME = Path(__file__).parents[1]
-MACHINES = r"pypi\.org|pythonhosted|registry\.npmjs|index-url|/home/[a-z]|/root/|/work/"
+# Written so that the pattern does not find itself.
+MACHINES = r"pypi[.]org|python[h]osted|registry[.]npmjs|index[-]url|/(home|root|work)/"
 PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
 
 
@@ -43,7 +44,7 @@ def test_the_locks_pin_every_dependency_with_hashes() -> None:
 
 def test_no_file_names_a_registry_or_a_machine() -> None:
     found = subprocess.run(
-        ["git", "grep", "-nIE", MACHINES, "--", ".", ":!tests/test_environment.py"],
+        ["git", "grep", "-nIE", MACHINES, "--", "."],
         cwd=HOME,
         capture_output=True,
         text=True,

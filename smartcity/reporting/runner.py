@@ -36,14 +36,7 @@ log = logs.get(__name__)
 
 Progress = Callable[[int, int], None]
 #: The rooms whose code decides what a notebook shows; a change there makes runs stale.
-_MAKING = (
-    "domains/*.toml",
-    "domains/*.py",
-    "data/*.py",
-    "modelling/*.py",
-    "features.py",
-    "charts.py",
-)
+_MAKING = ("domains/*.py", "data/*.py", "modelling/*.py", "features.py", "charts.py")
 
 
 def find(name: str) -> Path:
@@ -70,6 +63,7 @@ def fingerprint(notebook: Path, values: Mapping[str, Any]) -> str:
     """
     domain = domains.load(values["domain"])
     digest = hashlib.sha256(json.dumps([dict(values), __version__], sort_keys=True).encode())
+    digest.update(domain.model_dump_json().encode())
     package = Path(__file__).parents[1]
     for path in [notebook, *(p for room in _MAKING for p in sorted(package.glob(room)))]:
         digest.update(path.read_bytes())
