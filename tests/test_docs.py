@@ -1,14 +1,21 @@
 """The documents tell what is there: rooms, settings, commands, and links that lead somewhere."""
 
 import ast
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import at_home
+from fastapi.testclient import TestClient
 from test_architecture import PACKAGE, ROOMS
 from typer.main import get_command
 
 from smartcity import cli
+from smartcity.api import create_app
 from smartcity.settings import Settings
 
 HOME = PACKAGE.parent
@@ -70,3 +77,39 @@ def test_every_command_and_option_explains_itself() -> None:
         assert command.help, command.name
         for option in command.params:
             assert getattr(option, "help", None), (command.name, option.name)
+
+
+def test_the_readmes_commands_run(built: Path, tmp_path: Path) -> None:
+    """Run the day-by-day block, but for what serves or needs a second model."""
+    block = README.split("## Day by day")[1].split("##")[0]
+    lines = [line.split("#")[0].split() for line in block.splitlines() if "    smartcity " in line]
+    (tmp_path / "counts.csv").write_text("car_count,bike_count,bus_count,truck_count\n60,10,8,5\n")
+
+    ran = []
+    with at_home(built):
+        for _, *words in lines:
+            if words[0] == "up" or "rollback" in words:
+                continue
+            done = subprocess.run(
+                [sys.executable, "-m", "smartcity", *words],
+                capture_output=True,
+                text=True,
+                cwd=tmp_path,
+                env=os.environ.copy(),
+                check=False,
+            )
+            assert done.returncode == 0, (words, done.stderr)
+            ran.append(words[0])
+
+    assert ran == ["data", "build", "run", "models", "predict"]
+    assert "medium" in (tmp_path / "answers.csv").read_text()
+
+
+def test_the_readmes_request_is_answered(built: Path) -> None:
+    [path] = re.findall(r"localhost:8000(/api/v1/\S+)", README)
+    [body] = re.findall(r"-d '(\{.*\})'", README)
+
+    with at_home(built), TestClient(create_app()) as client:
+        answer = client.post(path, json=json.loads(body))
+
+    assert answer.status_code == 200
