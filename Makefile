@@ -13,8 +13,7 @@ help:  ## List the targets
 
 demo: setup  ## From nothing to a running dashboard (8501) and API (8000)
 	@$(if $(SMARTCITY_DATASETS),,$(SMARTCITY) data fetch --or-simulate)
-	@$(SMARTCITY) build
-	@exec $(SMARTCITY) up
+	@exec $(SMARTCITY) up --build
 
 setup: $(VENV)/.ready  ## Make the venv with the pinned dependencies
 
@@ -64,6 +63,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml | $(VENV)/bin/uv
 	@echo "Installing the pinned dependencies into $(VENV)"
 	@$(call INSTALL,requirements.lock)
 	@$(PACKAGE)
+	@$(BIN)/python -m compileall -q smartcity
 	@touch $@
 
 $(VENV)/.ready-dev: requirements-dev.lock $(VENV)/.ready

@@ -400,11 +400,16 @@ def dashboard() -> None:
 
 
 @app.command()
-def up() -> None:
+def up(
+    first_build: Annotated[
+        bool, typer.Option("--build", help="Bring the notebooks up to date while they start")
+    ] = False,
+) -> None:
     """Serve API and dashboard together until stopped."""
     from smartcity import stack
 
-    stack.up(lambda text: out.print(text, highlight=False))
+    meanwhile = build if first_build else lambda: None
+    stack.up(lambda text: out.print(text, highlight=False), meanwhile=meanwhile)
 
 
 @app.command()

@@ -40,11 +40,12 @@ def require_free(port: int, variable: str) -> None:
             ) from None
 
 
-def up(say: Callable[[str], None]) -> None:
+def up(say: Callable[[str], None], *, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Run the API and the dashboard until stopped.
 
     Args:
         say: Told the two addresses once they answer.
+        meanwhile: Done while the servers start; they follow the models it publishes.
 
     Raises:
         SmartCityError: A port is taken, or a server did not start or died.
@@ -63,6 +64,7 @@ def up(say: Callable[[str], None]) -> None:
         "dashboard": f"http://{known.host}:{known.dashboard_port}/voila/static/voila.js",
     }
     with suppress(KeyboardInterrupt), _servers(list(checks)) as servers:
+        meanwhile()
         for name, address in checks.items():
             _wait(servers[name], name, address)
         say(f"Dashboard  http://localhost:{known.dashboard_port}")
