@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,14 @@ QUIET = [
 ]
 
 
-@pytest.fixture(scope="module")
-def address(built: Path) -> Iterator[str]:
-    """The dashboard of the simulated city, served as people meet it."""
-    port = 18571
+@contextmanager
+def serving(built: Path, port: int, *words: str) -> Iterator[str]:
+    """Serve the simulated city's page with a command until it is no longer looked at."""
     variables = {name: value for name, value in os.environ.items() if "SMARTCITY" not in name}
-    variables |= {
-        f"SMARTCITY_{n.upper()}": str(built / n) for n in ("datasets", "models", "reports", "logs")
-    }
+    folders = ("datasets", "models", "reports", "logs")
+    variables |= {f"SMARTCITY_{n.upper()}": str(built / n) for n in folders}
     server = subprocess.Popen(
-        [sys.executable, "-m", "smartcity", "dashboard"],
+        [sys.executable, "-m", *words],
         env=variables | {"SMARTCITY_DASHBOARD_PORT": str(port)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -54,6 +53,13 @@ def address(built: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}/"
     server.terminate()
     server.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def address(built: Path) -> Iterator[str]:
+    """The dashboard, served as people meet it."""
+    with serving(built, 18571, "smartcity", "dashboard") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +165,13 @@ def test_a_phone_needs_no_sideways_scroll(title: str, phone: Page) -> None:
     phone.wait_for_timeout(1500)
 
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_charts_are_drawn_where_no_page_of_ours_brings_plotly(browser: Any, built: Path) -> None:
+    """Under a stock template, as on Binder, the kernel hands plotly.js over."""
+    door = str(Path(__file__).parents[1] / "notebooks" / "04_predict.ipynb")
+    with serving(built, 18572, "voila", door, "--port=18572", "--no-browser") as stock:
+        page, _ = open_page(browser, stock, width=1280)
+        page.get_by_role("button", name="Energy", exact=True).click()
+
+        page.locator(".smartcity-chart .main-svg").nth(3).wait_for(timeout=60_000)

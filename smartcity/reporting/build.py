@@ -32,8 +32,8 @@ def build(
 ) -> list[Step]:
     """Bring all notebooks of some domains up to date.
 
-    A step is up to date if its last good run had the same notebook, parameters, code, readings
-    and served model. A failed step stops its own domain; the others go on.
+    A step is up to date if a good run had the same notebook, parameters, code, readings and
+    served model. A failed step stops its own domain; the others go on.
 
     Args:
         names: The domains.
@@ -63,10 +63,11 @@ def _chain(domain: str, progress: Progress) -> list[Step]:
 def _step(domain: str, notebook: str, progress: Progress) -> Step:
     path = runner.find(notebook)
     values = parameters.check(path, {"domain": domain})
-    last = runs.latest(notebook, domain)
-    if last and last.fingerprint == runner.fingerprint(path, values) and _stands(last):
-        progress(domain, notebook, 1, 1)
-        return Step(domain, notebook, "up to date", last, None)
+    wanted = runner.fingerprint(path, values)
+    for run in runs.listed(notebook, domain):
+        if run.status == "succeeded" and run.fingerprint == wanted and _stands(run):
+            progress(domain, notebook, 1, 1)
+            return Step(domain, notebook, "up to date", run, None)
     made = runner.run(
         notebook, {"domain": domain}, progress=lambda d, n: progress(domain, notebook, d, n)
     )
