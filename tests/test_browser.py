@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -32,13 +33,16 @@ QUIET = [
 
 
 @contextmanager
-def serving(built: Path, port: int, *words: str) -> Iterator[str]:
-    """Serve the simulated city's page with a command until it is no longer looked at."""
+def serving(built: Path, *words: str) -> Iterator[str]:
+    """Serve the simulated city's page with a command, ``PORT`` in it standing for a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     variables = {name: value for name, value in os.environ.items() if "SMARTCITY" not in name}
     folders = ("datasets", "models", "reports", "logs")
     variables |= {f"SMARTCITY_{n.upper()}": str(built / n) for n in folders}
     server = subprocess.Popen(
-        [sys.executable, "-m", *words],
+        [sys.executable, "-m", *(word.replace("PORT", str(port)) for word in words)],
         env=variables | {"SMARTCITY_DASHBOARD_PORT": str(port)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -58,7 +62,7 @@ def serving(built: Path, port: int, *words: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def address(built: Path) -> Iterator[str]:
     """The dashboard, served as people meet it."""
-    with serving(built, 18571, "smartcity", "dashboard") as address:
+    with serving(built, "smartcity", "dashboard") as address:
         yield address
 
 
@@ -170,7 +174,7 @@ def test_a_phone_needs_no_sideways_scroll(title: str, phone: Page) -> None:
 def test_charts_are_drawn_where_no_page_of_ours_brings_plotly(browser: Any, built: Path) -> None:
     """Under a stock template, as on Binder, the kernel hands plotly.js over."""
     door = str(Path(__file__).parents[1] / "notebooks" / "04_predict.ipynb")
-    with serving(built, 18572, "voila", door, "--port=18572", "--no-browser") as stock:
+    with serving(built, "voila", door, "--port=PORT", "--no-browser") as stock:
         page, _ = open_page(browser, stock, width=1280)
         page.get_by_role("button", name="Energy", exact=True).click()
 
