@@ -291,7 +291,7 @@ def publisher(city: Path) -> Iterator[str]:
 
 def published_at(url: str) -> domains.Domain:
     domain = domains.load("air_quality")
-    file = domain.files[0].model_copy(update={"url": url, "archive_sha256": None})
+    file = domain.files[0].model_copy(update={"archive": url, "archive_sha256": None})
     return domain.model_copy(update={"files": (file,)})
 
 

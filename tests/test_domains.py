@@ -59,7 +59,7 @@ flat_line_rows = 6
 [[files]]
 name = "noise.csv"
 sha256 = "0"
-url = "http://127.0.0.1/noise.zip"
+archive = "http://127.0.0.1/noise.zip"
 
 [forest]
 n_estimators = 10

@@ -113,27 +113,27 @@ def _download(domain: Domain, file: PublishedFile, folder: Path, *, progress: bo
     """Download the archive a file is published in, once, and take the file out of it."""
     try:
         archive = pooch.retrieve(
-            file.url,
+            file.archive,
             known_hash=file.archive_sha256 and f"sha256:{file.archive_sha256}",
             path=folder / ".downloads",
-            fname=f"{hashlib.sha256(file.url.encode()).hexdigest()[:12]}.zip",
+            fname=f"{hashlib.sha256(file.archive.encode()).hexdigest()[:12]}.zip",
             downloader=pooch.HTTPDownloader(progressbar=progress, timeout=(5, 60)),
         )
     except ValueError as error:
         raise DataError(
-            f"The publisher now offers another archive at {file.url}: {error}"
+            f"The publisher now offers another archive at {file.archive}: {error}"
         ) from None
     except (requests.RequestException, OSError) as error:
         is_offline = isinstance(error, requests.ConnectionError | requests.Timeout)
         reason = "no connection" if is_offline else str(error).splitlines()[0]
         raise DataError(
-            f"Cannot download {file.name} from {file.url}: {reason}. Check the connection, or "
+            f"Cannot download {file.name} from {file.archive}: {reason}. Check the connection, or "
             f"download it by hand and run: smartcity data fetch {domain.name} --from FOLDER; "
             f"or simulate a city: smartcity data simulate {domain.name}"
         ) from None
     content = _in_archive(Path(archive), file.name)
     if content is None:
-        raise DataError(f"The archive at {file.url} holds no {file.name}.")
+        raise DataError(f"The archive at {file.archive} holds no {file.name}.")
     return content
 
 

@@ -100,7 +100,7 @@ class PublishedFile(_Record):
     name: str
     site: str = "main"
     sha256: str
-    url: str
+    archive: str = Field(description="Where its zip archive can be downloaded")
     archive_sha256: str | None = None
 
 
