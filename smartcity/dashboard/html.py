@@ -50,7 +50,7 @@ def overview(domain: Domain, facts: Mapping[str, Any] | None) -> str:
     if facts is None:
         return f"{name}<p>No report yet. Make one: smartcity build --domain {domain.name}</p>"
     if domain.target.levels:
-        number, unit = f"{facts['value']:.0%}", "of readings high or more"
+        number, unit = f"{facts['value']:.0%}", "high or above"
     else:
         number, unit = f"{facts['value']:.2f}", domain.target.unit
     return (
