@@ -11,8 +11,10 @@ export PYTHONUNBUFFERED = 1
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+READINGS = $(if $(SMARTCITY_DATASETS),true,$(SMARTCITY) data fetch --or-simulate)
+
 demo: setup  ## From nothing to a running dashboard (8501) and API (8000)
-	@$(if $(SMARTCITY_DATASETS),,$(SMARTCITY) data fetch --or-simulate)
+	@$(READINGS)
 	@exec $(SMARTCITY) up --build
 
 setup: $(VENV)/.ready  ## Make the venv with the pinned dependencies
@@ -41,6 +43,8 @@ serve: setup  ## Serve dashboard and API with the models there are
 	@exec $(SMARTCITY) up
 
 bench: setup-dev  ## Measure what benchmarks/ measures, as ratios in one run
+	@$(READINGS)
+	@$(SMARTCITY) build
 	$(BIN)/python benchmarks/serving.py
 
 lock: setup-dev  ## Pin the newest dependencies that work together

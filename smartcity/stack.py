@@ -63,16 +63,17 @@ def up(say: Callable[[str], None], *, meanwhile: Callable[[], None] = lambda: No
         "serve": f"http://{known.host}:{known.api_port}/health",
         "dashboard": f"http://{known.host}:{known.dashboard_port}/voila/static/voila.js",
     }
-    with suppress(KeyboardInterrupt), _servers(list(checks)) as servers:
+    with _servers(list(checks)) as servers:
         meanwhile()
         for name, address in checks.items():
             _wait(servers[name], name, address)
         say(f"Dashboard  http://localhost:{known.dashboard_port}")
         say(f"API        http://localhost:{known.api_port}  (docs: /api/docs)")
-        while all(server.poll() is None for server in servers.values()):
-            time.sleep(0.5)
-        died = [name for name, server in servers.items() if server.poll() is not None]
-        raise SmartCityError(f"smartcity {died[0]} stopped; the log tells more: {known.logs}")
+        with suppress(KeyboardInterrupt):  # once they serve, to be stopped is no failure
+            while all(server.poll() is None for server in servers.values()):
+                time.sleep(0.5)
+            died = [name for name, server in servers.items() if server.poll() is not None]
+            raise SmartCityError(f"smartcity {died[0]} stopped; the log tells more: {known.logs}")
 
 
 @contextmanager

@@ -145,8 +145,8 @@ def test_predict_answers_a_file_row_by_row(tmp_path: Path, models: Models) -> No
 def test_predict_reads_the_published_layout(tmp_path: Path, models: Models) -> None:
     (tmp_path / "in.csv").write_text(
         "Date;CO(GT);PT08.S1(CO);NMHC(GT);C6H6(GT);PT08.S2(NMHC);NOx(GT);PT08.S3(NOx);NO2(GT);"
-        "PT08.S4(NO2);PT08.S5(O3);T;RH;AH\n10/03/2004;2,6;1360;150;11,9;1046;166;1056;113;1692;"
-        "1268;13,6;48,9;0,7578\n"
+        "PT08.S4(NO2);PT08.S5(O3);T;RH;AH;;\n10/03/2004;2,6;1360;150;11,9;1046;166;1056;113;1692;"
+        "1268;13,6;48,9;0,7578;;\n"
     )
 
     predict("air-quality", tmp_path)
@@ -154,6 +154,15 @@ def test_predict_reads_the_published_layout(tmp_path: Path, models: Models) -> N
     [row] = read_csv(tmp_path / "out.csv")
     assert row["error"] == ""
     assert float(row["prediction"]) > 0
+
+
+def test_predict_carries_an_unnamed_column_along(tmp_path: Path, models: Models) -> None:
+    header = ",car_count,bike_count, bus_count,truck_count"
+    (tmp_path / "in.csv").write_text(f"{header}\n7,60,10,8,5\n")
+
+    assert predict("traffic", tmp_path).returncode == 0
+    [row] = read_csv(tmp_path / "out.csv")
+    assert (row[""], row["error"]) == ("7", "")
 
 
 def test_predict_keeps_what_it_cannot_answer_and_never_writes_over(

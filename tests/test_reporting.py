@@ -24,6 +24,14 @@ def notebook(folder: Path, *cells: str, name: str = "09_try") -> Path:
     return path
 
 
+@pytest.fixture
+def own_notebooks(city: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of notebooks of the test's own, which the settings name."""
+    monkeypatch.setenv("SMARTCITY_NOTEBOOKS", str(city / "notebooks"))
+    settings.current.cache_clear()
+    return city / "notebooks"
+
+
 PARAMETERS = """domain: str = "energy"  # The question
 days: int = 7  # How many
 share: float = 0.5  # Of what
@@ -162,17 +170,15 @@ def test_a_report_states_its_facts(built: Path) -> None:
 
 
 def test_a_failed_run_is_kept_names_its_cell_and_publishes_nothing(
-    city: Path, monkeypatch: pytest.MonkeyPatch
+    city: Path, own_notebooks: Path
 ) -> None:
     notebook(
-        city / "notebooks",
+        own_notebooks,
         'domain: str = "energy"  # The question\nrun_id: str = ""  # The run',
         "first = 1",
         'raise ValueError("the sensor fell off")',
         "from smartcity import registry",
     )
-    monkeypatch.setenv("SMARTCITY_NOTEBOOKS", str(city / "notebooks"))
-    settings.current.cache_clear()
 
     with pytest.raises(RunError, match="failed in cell 4: ValueError: the sensor fell off"):
         reporting.run("try", {"domain": "energy"})
@@ -188,17 +194,15 @@ def test_a_failed_run_is_kept_names_its_cell_and_publishes_nothing(
 
 
 def test_a_run_that_fails_after_publishing_publishes_nothing(
-    city: Path, monkeypatch: pytest.MonkeyPatch
+    city: Path, own_notebooks: Path
 ) -> None:
     notebook(
-        city / "notebooks",
+        own_notebooks,
         'domain: str = "energy"  # The question\nrun_id: str = ""  # The run',
         "from smartcity import modelling\n\ntrained = modelling.train(modelling.prepare(domain))",
         "modelling.publish(trained, modelling.draft(trained, run=run_id))",
         'raise ValueError("too late")',
     )
-    monkeypatch.setenv("SMARTCITY_NOTEBOOKS", str(city / "notebooks"))
-    settings.current.cache_clear()
 
     with pytest.raises(RunError, match="too late. Nothing was published"):
         reporting.run("try", {"domain": "energy"})

@@ -1,5 +1,6 @@
 """Five pages in one kernel: overview, the three questions, reports; drawn when first looked at."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,8 @@ class Dashboard(widgets.VBox):
                     rows.append((domain, run))
         served = {}
         for name in domains.load_all():
-            try:
+            with suppress(SmartCityError):  # listed below, as the predictors' own errors
                 served[name] = self._predictors.get(name)
-            except SmartCityError as error:
-                self._predictors.errors[name] = str(error)
         return widgets.VBox(
             [
                 _card(widgets.HTML(html.models(served, self._predictors.errors))),

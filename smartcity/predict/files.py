@@ -37,45 +37,52 @@ def answer_file(predictor: Predictor, source: Path, target: Path) -> tuple[int, 
         raise SmartCityError(f"Cannot read {source}: {error}") from None
     first = text.lstrip().partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="")
     try:
-        rows = list(reader)
+        rows = [
+            cells
+            for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            if cells
+        ]
     except csv.Error as error:
         raise SmartCityError(f"{source} is not a table: {error}.") from None
+    header = [name.strip() for name in rows[0]] if rows else []
     known = {*domain.names, *domain.columns, "timestamp"} - {domain.target.name}
     known.discard(domain.target.column)
-    if not rows or not known & set(rows[0]):
+    if len(rows) < 2 or not known & set(header):
         raise SmartCityError(
             f"{source} has no row, or none of the columns {', '.join(domain.names)}. "
             f"Its first line is {first[:80]!r}."
         )
-    names = list(reader.fieldnames or [])
-    taken = [name for name in names if name in _ANSWER or names.count(name) > 1]
-    if taken or source.resolve() == target.resolve():
-        raise SmartCityError(
-            f"{source} would be written over: its columns {taken} are ours or there twice."
-            if taken
-            else f"--output is the same file as --input, {source}; name another."
-        )
-    answers = []
-    for row in rows:
-        inputs = {k: _number(v, delimiter) for k, v in row.items() if k in known}
-        answer = _answer(predictor, inputs)
-        if row.pop("", None) is not None or None in row.values():
-            answer = _ANSWER | {"error": "the line has more or fewer fields than the header"}
-        answers.append({**row, **answer})
-    failed = sum(bool(answer["error"]) for answer in answers)
+    taken = [n for n in header if n in _ANSWER or (n in known and header.count(n) > 1)]
+    if taken:
+        raise SmartCityError(f"{source}: its columns {taken} are ours or there twice; rename them.")
+    if source.resolve() == target.resolve():
+        raise SmartCityError(f"--output is the same file as --input, {source}; name another.")
+    answers = [_line(predictor, header, cells, known, delimiter) for cells in rows[1:]]
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, fieldnames=[*names, *_ANSWER], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(answers)
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow([*header, *_ANSWER])
+    for cells, answer in zip(rows[1:], answers, strict=True):
+        kept = [*cells, *[""] * len(header)][: len(header)]
+        writer.writerow([*kept, *answer.values()])
     atomic.write(target.absolute(), table.getvalue())
-    return len(rows) - failed, failed
+    failed = sum(bool(answer["error"]) for answer in answers)
+    return len(answers) - failed, failed
 
 
-def _number(text: str | None, delimiter: str) -> float | str | None:
+def _line(
+    predictor: Predictor, header: list[str], cells: list[str], known: set[str], delimiter: str
+) -> dict[str, object]:
+    """Answer one line of the table."""
+    if len(cells) != len(header):
+        return _ANSWER | {"error": "the line has more or fewer fields than the header"}
+    named = zip(header, cells, strict=True)
+    return _answer(predictor, {k: _number(v, delimiter) for k, v in named if k in known})
+
+
+def _number(text: str, delimiter: str) -> float | str | None:
     """Read a cell: nothing is a missing reading; decimal commas go with semicolons."""
-    plain = (text or "").strip()
+    plain = text.strip()
     if delimiter == ";":
         plain = plain.replace(",", ".")
     try:
