@@ -1,45 +1,70 @@
-"""Measure one prediction: the served path beside the specification taken literally.
+"""Measure one prediction: served, by scikit-learn itself, and as the specification says literally.
 
-The specification's literal path is a pandas frame into a scikit-learn forest with ``n_jobs=-1``.
-Both answer the same rows with the same published model, in turns, in one run.
+Literal is a pandas frame into the specified forest with ``n_jobs=-1``; scikit-learn is the served
+model's own estimator on a numpy row, one thread. Served is once the checked row to its point,
+interval and limits, and once everything: check, interval, limits, reasons, words. All answer the
+same row, in turns, in one run.
 """
 
 import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
+from rich.console import Console
+from rich.table import Table
 
-from smartcity import domains, registry
+from smartcity import modelling, registry
+from smartcity.modelling import candidates
 from smartcity.predict import Predictor
 
-ROUNDS = 40
+ROUNDS = 60
+HEADER = ("domain", "literal ms", "scikit-learn ms", "served ms", "with reasons ms", "ratios")
 
 
-def in_turns(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """Time two calls, one after the other, many times; give both medians in milliseconds."""
-    times: tuple[list[float], list[float]] = ([], [])
+def in_turns(calls: list[Callable[[], object]]) -> list[float]:
+    """Time calls, one after the other, many times; give the medians in milliseconds."""
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(ROUNDS + 1):
-        for call, spent in zip((first, second), times, strict=True):
+        for call, spent in zip(calls, times, strict=True):
             started = time.perf_counter()
             call()
             spent.append((time.perf_counter() - started) * 1000)
-    return statistics.median(times[0][1:]), statistics.median(times[1][1:])  # without a warm-up
+    return [statistics.median(spent[1:]) for spent in times]  # without a warm-up
+
+
+def measure(name: str) -> list[str]:
+    """Time one domain; give a line of the table."""
+    dataset = modelling.prepare(name)
+    problem = modelling.problems(dataset)[registry.NOW]
+    [specified] = [c for c in candidates.candidates(problem) if c.name == candidates.SPECIFIED]
+    forest = candidates.make(dataset.domain, specified).fit(dataset.inputs, dataset.y)
+    predictor, fitted = Predictor.load(name), registry.load_estimator(name)
+    sums = {i.name for i in dataset.domain.inputs if i.sum_of}
+    typical = {i.name: i.typical for i in predictor.card.inputs}
+    row = {key: value for key, value in typical.items() if key not in sums}
+    checked = predictor.check(row)
+    looked_at = predictor.card.parts[registry.NOW].view.names
+    inputs = np.array([[typical[key] for key in looked_at]], dtype=np.float32)
+    literal, own, served, whole = in_turns(
+        [
+            lambda: forest.predict(pd.DataFrame([typical]).to_numpy()),
+            lambda: fitted.predict(inputs),
+            lambda: predictor.answer([checked]),
+            lambda: predictor.predict(row, reasons=True),
+        ]
+    )
+    ratios = f"{literal / served:.0f}x literal, {own / served:.1f}x scikit-learn"
+    return [name, *(f"{ms:.3f}" for ms in (literal, own, served, whole)), ratios]
 
 
 def main() -> None:
-    """Print one line per domain: both medians and their ratio."""
-    print(f"{'domain':12} {'literal ms':>10} {'served ms':>10} {'ratio':>7}")  # noqa: T201
-    for name, domain in domains.load_all().items():
-        predictor, fitted = Predictor.load(name), registry.load_estimator(name)
-        row = {i.name: i.typical for i in predictor.card.inputs}
-        asked = {i.name: row[i.name] for i in domain.inputs if not i.sum_of}
-        forest = fitted["forest"].set_params(n_jobs=-1)
-        slow, quick = in_turns(
-            lambda r=row, f=forest: f.predict(pd.DataFrame([r]).to_numpy()),
-            lambda a=asked, p=predictor: p.predict(a),
-        )
-        print(f"{name:12} {slow:10.2f} {quick:10.3f} {slow / quick:7.0f}")  # noqa: T201
+    """Print one line per domain."""
+    table = Table(*HEADER, title="One prediction, medians of one run")
+    for name in ("air_quality", "traffic", "energy"):
+        table.add_row(*measure(name))
+    Console().print(table)
 
 
 if __name__ == "__main__":

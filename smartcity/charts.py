@@ -7,11 +7,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from smartcity.domains import Domain
+from smartcity.domains import Domain, Forecast
 
 # Okabe and Ito (2008): told apart with any colour vision.
 MODEL, TRUTH, NAIVE = "#0072b2", "#d55e00", "#8a94a0"
 SCALE = [[0, "#eef6fb"], [0.5, "#56b4e9"], [1, "#00446b"]]
+#: Low to high, dark enough on white, light enough on black.
+SEQUENCE = ["#56b4e9", "#009e73", "#e69f00", "#d55e00"]
 MIME = "application/vnd.plotly.v1+json"
 WEEKDAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 
@@ -127,6 +129,170 @@ def scores(names: Sequence[str], values: dict[str, Sequence[float]], *, metric: 
         barmode="group",
         xaxis={"title": {"text": f"{best} is best"}},
         yaxis={"autorange": "reversed"},
+    )
+
+
+def coverage(counted: dict[str, Any]) -> Chart:
+    """Draw how often intervals or sets held the truth on later time, month by month.
+
+    Args:
+        counted: ``level``, ``overall`` and ``by_month``.
+    """
+    months, level = counted["by_month"], counted["level"]
+    bars = go.Bar(
+        x=list(months),
+        y=list(months.values()),
+        name="held",
+        marker={"color": MODEL},
+        text=[f"{share:.0%}" for share in months.values()],
+    )
+    aim = go.Scatter(
+        x=list(months),
+        y=[level] * len(months),
+        name="meant to hold",
+        mode="lines+markers",
+        line={"color": TRUTH, "dash": "dash"},
+    )
+    summary = f"Meant to hold in {level:.0%} of cases; on later time {counted['overall']:.1%} did."
+    axis = {"range": [0, 1.05], "tickformat": ".0%"}
+    title = "Did it know how sure it was?"
+    return _figure("coverage", title, summary, [bars, aim], yaxis=axis, xaxis={"type": "category"})
+
+
+def reliability(bins: Sequence[dict[str, Any]], *, name: str = "reliability") -> Chart:
+    """Draw stated probabilities beside how often they were right.
+
+    Args:
+        bins: ``stated``, ``right`` and ``answers`` of each bin.
+        name: The figure's name, where there are several.
+    """
+    worst = max(bins, key=lambda b: b["answers"] * abs(b["stated"] - b["right"]))
+    summary = (
+        f"Of answers stated with {worst['stated']:.0%}, {worst['right']:.0%} were right "
+        f"({worst['answers']} answers); no other bin weighs more."
+    )
+    ideal = go.Scatter(
+        x=[0, 1], y=[0, 1], name="as stated", mode="lines", line={"color": NAIVE, "dash": "dash"}
+    )
+    found = go.Scatter(
+        x=[b["stated"] for b in bins],
+        y=[b["right"] for b in bins],
+        name="were right",
+        mode="lines+markers",
+        line={"color": MODEL},
+        text=[f"{b['answers']} answers" for b in bins],
+    )
+    axes = {"range": [0, 1.02], "tickformat": ".0%"}
+    return _figure(
+        name,
+        "Do its probabilities mean what they say?",
+        summary,
+        [ideal, found],
+        xaxis={"title": {"text": "stated probability"}, **axes},
+        yaxis={"title": {"text": "share that was right"}, **axes},
+    )
+
+
+def horizons(
+    forecast: Forecast, by_ahead: dict[str, dict[str, float]], *, metric: str, unit: str
+) -> Chart:
+    """Draw how good a forecast is at each distance.
+
+    Args:
+        forecast: The question.
+        by_ahead: Minutes -> the metric and the skill over the best naive guess.
+        metric: ``rmse`` or ``accuracy``.
+        unit: The target's unit.
+    """
+    hours = [int(minutes) / 60 for minutes in by_ahead]
+    skills = [scores["skill"] for scores in by_ahead.values()]
+    better = sum(skill > 0 for skill in skills)
+    name = metric.upper() if metric == "rmse" else metric.capitalize()
+    texts = [f"{name} {scores[metric]:.2f} {unit}".rstrip() for scores in by_ahead.values()]
+    bars = go.Bar(
+        x=hours,
+        y=skills,
+        marker={"color": [MODEL if skill > 0 else TRUTH for skill in skills]},
+        text=texts if len(texts) < 4 else None,
+        hovertext=texts,
+        name="skill",
+    )
+    return _figure(
+        f"{forecast.name}_skill",
+        f"{forecast.title}: skill over the best naive guess",
+        f"Better than the best naive guess at {better} of {len(skills)} distances.",
+        [bars],
+        xaxis={"title": {"text": "hours ahead"}},
+        yaxis={"tickformat": ".0%"},
+    )
+
+
+def importance(groups: Sequence[str], worse: Sequence[float], *, metric: str, unit: str) -> Chart:
+    """Draw how much worse a model gets when each group of inputs is shuffled, largest first."""
+    label = f"RMSE rises by, {unit}" if metric == "rmse" else "share of wrong classes rises by"
+    bars = go.Bar(
+        x=list(worse),
+        y=list(groups),
+        orientation="h",
+        marker={"color": MODEL},
+        text=[f"{v:.2f}" for v in worse],
+    )
+    return _figure(
+        "importance",
+        "What it leans on, on later time",
+        f"It leans most on: {groups[0]}.",
+        [bars],
+        xaxis={"title": {"text": label}},
+        yaxis={"autorange": "reversed"},
+    )
+
+
+def ahead(domain: Domain, name: str, answers: Sequence[Any]) -> Chart:
+    """Draw a forecast: the quantity with its interval, or the probability of each class.
+
+    Args:
+        domain: The question.
+        name: Which forecast of it.
+        answers: One per time, with ``at`` and what was answered.
+    """
+    times, unit = [a.at for a in answers], domain.target.unit
+    [title] = [forecast.title for forecast in domain.forecasts if forecast.name == name]
+    traces: list[Any] = []
+    if domain.target.levels:
+        top = max(answers, key=lambda a: a.prediction)
+        most = "At most " if len(answers) > 1 else ""
+        summary = f"{most}{top.label} is expected at {top.at:%H:%M} ({top.confidence:.0%} sure)."
+        for level, colour in zip(domain.target.levels, SEQUENCE, strict=False):
+            shares = [a.probabilities[level.label] for a in answers]
+            style = {"color": colour}
+            traces.append(go.Bar(x=times, y=shares, name=level.label, marker=style))
+        axis: dict[str, Any] = {"tickformat": ".0%", "range": [0, 1]}
+    else:
+        top = max(answers, key=lambda a: a.prediction)
+        most = "Highest at" if len(answers) > 1 else "At"
+        summary = (
+            f"{most} {top.at:%H:%M}: {top.prediction:.2f} {unit}, likely between "
+            f"{top.interval.low:.2f} and {top.interval.high:.2f}."
+        )
+        edge = [a.interval.high for a in answers] + [a.interval.low for a in answers[::-1]]
+        band: dict[str, Any] = {
+            "fill": "toself",
+            "fillcolor": "rgba(0,114,178,0.18)",
+            "hoverinfo": "skip",
+        }
+        line = {"x": times + times[::-1], "y": edge, "mode": "lines", "line": {"width": 0}}
+        traces.append(go.Scatter(**line, **band, name="likely"))
+        values = [a.prediction for a in answers]
+        solid: dict[str, Any] = {"color": MODEL, "width": 2}
+        traces.append(go.Scatter(x=times, y=values, name="forecast", mode="lines", line=solid))
+        axis = {"title": {"text": unit}, "rangemode": "tozero"}
+    return _figure(
+        name,
+        f"{title}: {domain.target.label.lower()}",
+        summary,
+        traces,
+        barmode="stack",
+        yaxis=axis,
     )
 
 

@@ -221,6 +221,13 @@ def run_notebook(
         sys.stdout.write(run.model_dump_json(indent=2) + "\n")
     else:
         out.print(f"{run.notebook} for {run.domain} succeeded in {run.seconds} s: {run.folder}")
+        if run.refused:
+            _say_refused(run.domain, str(run.model_version), run.refused)
+
+
+def _say_refused(domain: str, version: str, reasons: Sequence[str]) -> None:
+    said = f"{domain} {version} is published, not served: {' '.join(reasons)}"
+    err.print(said, highlight=False, markup=False)
 
 
 def _join_pairs(words: Sequence[str]) -> list[str]:
@@ -245,6 +252,9 @@ def _pair(text: str) -> tuple[str, str]:
 @app.command()
 def build(
     domain: Annotated[str | None, typer.Option(help="One domain; all when left out")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One quick model each instead of the search")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Explore, train, evaluate and report, for each domain; skips what is up to date."""
@@ -261,7 +271,7 @@ def build(
             about = f"{name:12} {notebook}"
             progress.update(tasks[name], description=about, completed=done, total=cells)
 
-        steps = reporting.build(names, progress=report)
+        steps = reporting.build(names, quick=quick, progress=report)
     rows = [
         {
             "domain": step.domain,
@@ -277,6 +287,9 @@ def build(
     header = ["domain", "notebook", "outcome", "seconds", "model_version"]
     cells = [["" if r[h] is None else r[h] for h in header] for r in rows]
     _show(rows, as_json, lambda: _table("Build", header, cells))
+    for step in steps:
+        if step.run and step.run.refused and step.outcome == "made":
+            _say_refused(step.domain, str(step.run.model_version), step.run.refused)
     failed = [step for step in steps if step.outcome == "failed"]
     if failed:
         raise SmartCityError(" ".join(str(step.error) for step in failed))
@@ -297,6 +310,35 @@ def predict(
     out.print(f"{answered} rows answered, {failed} refused: {target}")
     if failed and not answered:
         raise SmartCityError(f"No row of {source} could be answered; {target} says why.")
+
+
+@app.command()
+def forecast(
+    domain: DomainName,
+    source: Annotated[Path, typer.Option("--input", help="CSV with a recent reading per line")],
+    question: Annotated[str, typer.Option(help="next_hour or next_day")] = "next_day",
+    as_json: AsJson = False,
+) -> None:
+    """Say what comes next, from a CSV file of recent readings, oldest first."""
+    from smartcity.predict import Predictor, read_recent
+
+    predictor = Predictor.load(domain)
+    answers = predictor.forecast(question, read_recent(predictor.domain, source))
+    rows = [answer.model_dump(mode="json") for answer in answers]
+    cells = [
+        [
+            f"{a.at:%Y-%m-%d %H:%M}",
+            a.label or f"{a.prediction:.2f} {a.unit}",
+            f"{a.interval.low:.2f} to {a.interval.high:.2f}"
+            if a.interval
+            else ", ".join(a.prediction_set or []),
+        ]
+        for a in answers
+    ]
+    level = f"likely ({predictor.card.parts[question].coverage['level']:.0%})"
+    _show(rows, as_json, lambda: _table(question, ["at", "forecast", level], cells))
+    if predictor.simulated:
+        err.print("The model was trained on simulated readings, not on a real city.")
 
 
 @models_app.command("list")
@@ -349,10 +391,25 @@ def models_show(
 
 @models_app.command("promote")
 def models_promote(
-    domain: DomainName, version: Annotated[str, typer.Argument(help="Version to serve")]
+    domain: DomainName,
+    version: Annotated[str, typer.Argument(help="Version to serve")],
+    force: Annotated[bool, typer.Option("--force", help="Although its gate refused it")] = False,
+    why: Annotated[str, typer.Option(help="Reason, recorded with who and when")] = "",
 ) -> None:
-    """Serve a version from now on; running servers notice."""
-    _say_serving(registry.promote(domains.load(domain).name, version))
+    """Serve a version from now on, if it passed its gate; running servers notice."""
+    if force != bool(why.strip()):
+        raise UsageError("--force and --why REASON go together: the reason is recorded.")
+    name = domains.load(domain).name
+    _say_serving(registry.promote(name, version, force=why.strip() or None))
+
+
+@models_app.command("history")
+def models_history(domain: DomainName, as_json: AsJson = False) -> None:
+    """List what was served when, who changed it, and why."""
+    rows = registry.history(domains.load(domain).name)
+    header = ["at", "version", "action", "by", "why"]
+    cells = [[row[name] for name in header] for row in rows]
+    _show(rows, as_json, lambda: _table(f"Served: {domain}", header, cells))
 
 
 @models_app.command("rollback")
@@ -402,14 +459,20 @@ def dashboard() -> None:
 @app.command()
 def up(
     first_build: Annotated[
-        bool, typer.Option("--build", help="Bring the notebooks up to date while they start")
+        bool,
+        typer.Option("--build", help="Make a first model of each, then search for better ones"),
     ] = False,
 ) -> None:
     """Serve API and dashboard together until stopped."""
     from smartcity import stack
 
-    meanwhile = build if first_build else lambda: None
-    stack.up(lambda text: out.print(text, highlight=False), meanwhile=meanwhile)
+    def say(text: str) -> None:
+        out.print(text, highlight=False)
+
+    if first_build:
+        stack.up(say, meanwhile=lambda: build(quick=True), afterwards=["build"])
+    else:
+        stack.up(say)
 
 
 @app.command()

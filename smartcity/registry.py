@@ -1,11 +1,14 @@
 """Keeper of ``models/``: publish, list, promote, roll back, open for serving."""
 
+import getpass
 import hashlib
 import io
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from smartcity import atomic, logs, settings
 from smartcity.errors import ModelError, unknown
-from smartcity.features import Matrix
+from smartcity.features import Matrix, View
 
 log = logs.get(__name__)
 
@@ -26,6 +29,10 @@ log = logs.get(__name__)
 PARITY_TOLERANCE = 1e-4
 #: Checksums of all files of a version, the card's too, as ``sha256sum --check`` reads them.
 _SUMS = "SHA256SUMS"
+#: The part that needs the specified inputs and nothing else; every version has it.
+NOW = "now"
+#: One line per change of what is served: when, which, who, why.
+_HISTORY = "history.jsonl"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -37,15 +44,61 @@ class Estimator(Protocol):
 
 
 class CardInput(BaseModel):
-    """An input as the model saw it: ``low`` to ``high`` is the range of its training readings."""
+    """An input as the model saw it.
+
+    ``low`` to ``high`` is the range of its training readings; ``edges`` hold all but the lowest
+    and the highest hundredth of them.
+    """
 
     name: str
     label: str
     unit: str
     low: float
     high: float
+    edges: tuple[float, float]
     typical: float
     optional: bool
+
+
+class Novelty(BaseModel):
+    """How far from all it learned a row may be: squared Mahalanobis distance on a log scale.
+
+    ``limit`` is the distance 99.5 % of the training rows stay within.
+    """
+
+    inputs: list[str]
+    mean: list[float]
+    precision: list[list[float]]
+    limit: float
+
+
+class Part(BaseModel):
+    """One of a version's models: a question, what it looks at, how good and how sure it is."""
+
+    question: str
+    recipe: str
+    view: View
+    typical: list[float]
+    metrics: dict[str, dict[str, float]]
+    candidates: dict[str, dict[str, dict[str, float]]]
+    baselines: dict[str, dict[str, dict[str, float]]]
+    skill: dict[str, float]
+    best_baseline: dict[str, str]
+    spread: list[float]
+    coverage: dict[str, Any]
+    intervals: list[dict[str, Any]] | None
+    temperature: float | None
+    threshold: float | None
+    by_ahead: dict[str, dict[str, float]]
+    guidelines: dict[str, float] | None
+    reliability: dict[str, Any] | None
+
+
+class Gate(BaseModel):
+    """Whether a version may be served, decided by the run that made it, and why not."""
+
+    passed: bool
+    reasons: list[str]
 
 
 class Card(BaseModel):
@@ -66,8 +119,13 @@ class Card(BaseModel):
     baselines: dict[str, dict[str, dict[str, float]]]
     splits: dict[str, str]
     averaging: str | None
-    coverage: dict[str, Any] | None
-    interval: dict[str, float] | None
+    coverage: dict[str, Any]
+    specified_coverage: dict[str, Any] | None
+    champion: str
+    parts: dict[str, Part]
+    left_out: dict[str, str]
+    gate: Gate
+    novelty: Novelty | None
     answers: dict[str, float]
     data: dict[str, Any]
     environment: dict[str, Any]
@@ -78,44 +136,54 @@ class Card(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """Say in one sentence whether the model beats the best naive guess on later time.
+        """Say in one sentence whether the model beats the best naive guess on later time."""
+        return self.judged(self.champion)
 
-        Skill is 1 - error / error of the best baseline (Murphy 1988).
-        """
-        metric = "rmse" if self.task == "regression" else "accuracy"
-        naive = {name: scores["time_ordered"][metric] for name, scores in self.baselines.items()}
-        own = self.metrics["time_ordered"][metric]
-        if metric == "rmse":
-            best = min(naive, key=lambda name: naive[name])
-            skill = 1 - own / naive[best]
-            figures = (
-                f"its typical error (RMSE) is {own:.2f} {self.unit}, against {naive[best]:.2f}"
-            )
+    def judged(self, name: str) -> str:
+        """Say the same of one of its parts; skill is 1 - error / the best guess's (Murphy 1988)."""
+        part = self.parts[name]
+        skill, best = part.skill["time_ordered"], part.best_baseline["time_ordered"]
+        own, naive = part.metrics["time_ordered"], part.baselines[best]["time_ordered"]
+        if self.task == "regression":
+            figures = f"its typical error (RMSE) is {own['rmse']:.2f} {self.unit}, against "
+            figures += f"{naive['rmse']:.2f}"
         else:
-            best = max(naive, key=lambda name: naive[name])
-            skill = 1 - (1 - own) / max(1 - naive[best], 1e-9)
-            figures = f"it is right in {own:.1%} of readings, against {naive[best]:.1%}"
+            figures = f"it is right in {own['accuracy']:.1%} of readings, against "
+            figures += f"{naive['accuracy']:.1%}"
         word = "better" if skill > 0.01 else "worse" if skill < -0.01 else "no better"
         return f"On later time the model is {word} than the best naive guess, {best}: {figures}."
 
 
-@dataclass(frozen=True)
+@dataclass
 class Model:
-    """A published version, opened for serving: its card and its ONNX session."""
+    """A published version, opened for serving: its card and the ONNX sessions of its parts."""
 
     card: Card
-    session: onnxruntime.InferenceSession
+    folder: Path | None
+    _sessions: dict[str, onnxruntime.InferenceSession] = field(default_factory=dict)
 
-    def scores(self, rows: Matrix) -> NDArray[np.float64]:
-        """Run the model.
+    def scores(self, rows: Matrix, part: str = NOW) -> NDArray[np.float64]:
+        """Run one of its parts.
 
         Args:
-            rows: Array of shape (rows, inputs).
+            rows: Array of shape (rows, columns of the part's view).
+            part: Which.
 
         Returns:
             Answers of shape (rows,), or class probabilities of shape (rows, classes).
+
+        Raises:
+            ModelError: The part is opened for the first time, and its file is damaged.
         """
-        return _scores(self.session, rows)
+        if part not in self._sessions:
+            content = _read_checked(self.card, f"{_stem(part)}.onnx", self.folder)
+            self._sessions[part] = _open(content)
+        return _scores(self._sessions[part], rows)
+
+
+def _stem(part: str) -> str:
+    """Name the files of a part: what answers from the specified inputs alone is the model."""
+    return "model" if part == NOW else part
 
 
 def _scores(session: onnxruntime.InferenceSession, rows: Matrix) -> NDArray[np.float64]:
@@ -129,6 +197,7 @@ def _open(onnx: bytes) -> onnxruntime.InferenceSession:
     # One thread: starting threads for a single row costs a thousand times the row itself.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # it warns of constants an exporter left unused
     return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
 
 
@@ -223,13 +292,13 @@ def _read_checked(known: Card, name: str, folder: Path | None) -> bytes:
     return content
 
 
-def page(known: Card, folder: Path | None = None) -> str:
-    """Read the card as Markdown, for people.
+def page(known: Card, name: str = "card.md", folder: Path | None = None) -> str:
+    """Read the card for people, or ``later.csv``, its answers on time it had not seen.
 
     Raises:
         ModelError: It is missing or damaged.
     """
-    return _read_checked(known, "card.md", folder).decode()
+    return _read_checked(known, name, folder).decode()
 
 
 def load(domain: str, version: str | None = None, folder: Path | None = None) -> Model:
@@ -238,11 +307,16 @@ def load(domain: str, version: str | None = None, folder: Path | None = None) ->
     Raises:
         ModelError: It is missing or damaged.
     """
-    known = card(domain, version, folder)
-    return Model(known, _open(_read_checked(known, "model.onnx", folder)))
+    model = Model(card(domain, version, folder), folder)
+    for part in {NOW, model.card.champion}:
+        blank = np.zeros((1, len(model.card.parts[part].view.names)), dtype=np.float32)
+        model.scores(blank, part)
+    return model
 
 
-def load_estimator(domain: str, version: str | None = None, folder: Path | None = None) -> Any:
+def load_estimator(
+    domain: str, version: str | None = None, folder: Path | None = None, *, part: str = NOW
+) -> Any:
     """Open the analyst's fitted estimator, its checksum verified before it is unpickled.
 
     Raises:
@@ -251,7 +325,7 @@ def load_estimator(domain: str, version: str | None = None, folder: Path | None 
     import joblib  # the serving side never needs it
 
     known = card(domain, version, folder)
-    return joblib.load(io.BytesIO(_read_checked(known, "model.joblib", folder)))
+    return joblib.load(io.BytesIO(_read_checked(known, f"{_stem(part)}.joblib", folder)))
 
 
 def verify(domain: str, version: str | None = None, folder: Path | None = None) -> Card:
@@ -287,7 +361,7 @@ def _next_version(new: Card, folder: Path | None) -> str:
         return f"{major}.{minor + 1}.0"  # what it was like, nobody can say any more
     if [i.name for i in last.inputs] != [i.name for i in new.inputs] or last.target != new.target:
         return f"{major + 1}.0.0"
-    if last.estimator != new.estimator:
+    if last.estimator != new.estimator or last.parts.keys() != new.parts.keys():
         return f"{major}.{minor + 1}.0"
     return f"{major}.{minor}.{patch + 1}"
 
@@ -297,51 +371,71 @@ def _sums(place: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A part to publish, both ways it will be kept.
+
+    Attributes:
+        estimator: The fitted estimator, for notebooks.
+        onnx: The same as ONNX, with input ``inputs``.
+        rows: Rows on which both must agree: real ones, ones with missing inputs, and ones at split
+            thresholds; shape (rows, columns).
+    """
+
+    estimator: Estimator
+    onnx: bytes
+    rows: Matrix
+
+
 def publish(
     draft: Card,
-    estimator: Estimator,
+    fitted: Mapping[str, Fitted],
     *,
-    onnx: bytes,
-    rows: Matrix,
-    text: str,
+    pages: Mapping[str, str],
     folder: Path | None = None,
 ) -> Card:
     """Publish a model as a new version, or refuse and change nothing; ``promote`` serves it.
 
     Args:
         draft: The card, without version, parity and files.
-        estimator: The fitted estimator, kept for notebooks.
-        onnx: The same model as ONNX, with input ``inputs``.
-        rows: Rows on which both must agree: real ones, ones with missing inputs, and ones at
-            split thresholds; shape (rows, inputs).
-        text: The card as Markdown, ``{version}`` still open.
+        fitted: Its parts by name, as on the card.
+        pages: What to keep beside it, by file name: ``card.md``, with ``{version}`` still open, and
+            ``later.csv``.
         folder: Where models live; the setting by default.
 
     Returns:
         The card as published.
 
     Raises:
-        ModelError: The two models differ by more than ``PARITY_TOLERANCE``.
+        ModelError: An export differs from what was fitted by more than ``PARITY_TOLERANCE``.
         StorageError: The folder cannot be written; the served version stays.
     """
     import joblib
 
-    difference = _parity(estimator, onnx, rows)
-    if not difference <= PARITY_TOLERANCE:
-        raise ModelError(
-            f"Not published: the ONNX export of {draft.domain} differs from the fitted model by "
-            f"{difference:.2g} (at most {PARITY_TOLERANCE:g} is allowed) on {len(rows)} rows."
-        )
+    differences = {name: _parity(f.estimator, f.onnx, f.rows) for name, f in fitted.items()}
+    for name, difference in differences.items():
+        if not difference <= PARITY_TOLERANCE:
+            raise ModelError(
+                f"Not published: the ONNX export of {draft.domain} ({name}) differs from the "
+                f"fitted model by {difference:.2g} (at most {PARITY_TOLERANCE:g} is allowed) on "
+                f"{len(fitted[name].rows)} rows."
+            )
     home = _folder(draft.domain, folder)
     with atomic.lock(home):
         version = _next_version(draft, folder)
         with atomic.folder(home / version) as place, atomic.storage(home):
-            (place / "model.onnx").write_bytes(onnx)
-            joblib.dump(estimator, place / "model.joblib", compress=3)
-            (place / "card.md").write_text(text.replace("{version}", version), encoding="utf-8")
-            parity = {"largest_difference": difference, "tolerance": PARITY_TOLERANCE}
-            told = {"version": version, "parity": parity | {"rows": len(rows)}}
-            known = draft.model_copy(update=told | {"files": _sums(place)})
+            for name, part in fitted.items():
+                (place / f"{_stem(name)}.onnx").write_bytes(part.onnx)
+                joblib.dump(part.estimator, place / f"{_stem(name)}.joblib", compress=3)
+            for name, text in pages.items():
+                (place / name).write_text(text.replace("{version}", version), encoding="utf-8")
+            parity = {
+                "largest_difference": max(differences.values()),
+                "tolerance": PARITY_TOLERANCE,
+                "rows": sum(len(part.rows) for part in fitted.values()),
+            }
+            told = {"version": version, "parity": parity, "files": _sums(place)}
+            known = draft.model_copy(update=told)
             content = json.dumps(known.model_dump(), indent=2, ensure_ascii=False)
             (place / "card.json").write_text(content + "\n", encoding="utf-8")
             lines = [f"{digest}  {name}\n" for name, digest in _sums(place).items()]
@@ -372,27 +466,72 @@ def discard(domain: str, version: str, folder: Path | None = None) -> None:
     shutil.rmtree(home / version, ignore_errors=True)
 
 
-def promote(domain: str, version: str, folder: Path | None = None) -> Card:
-    """Serve a version from now on, once all its files check out.
+def promote(
+    domain: str, version: str, folder: Path | None = None, *, force: str | None = None
+) -> Card:
+    """Serve a version from now on, once its gate was passed and all its files check out.
+
+    Args:
+        domain: The domain.
+        version: Which version.
+        folder: Where models live; the setting by default.
+        force: Why it is served although the gate refused it; recorded with who said so.
 
     Raises:
-        ModelError: The version is missing or damaged; what was served stays.
+        ModelError: The version is missing, damaged or refused; what was served stays.
         StorageError: ``CURRENT`` cannot be replaced; what was served stays.
     """
     known = verify(domain, version, folder)
-    atomic.write(_folder(domain, folder) / "CURRENT", f"{version}\n")
-    log.info("model promoted", domain=domain, model_version=version)
+    if not known.gate.passed and not force:
+        raise ModelError(
+            f"{domain} {version} is not served: {' '.join(known.gate.reasons)} To serve it all the "
+            f"same: smartcity models promote {domain} {version} --force --why REASON"
+        )
+    _serve(domain, version, folder, action="forced" if force else "promoted", why=force or "")
     return known
 
 
 def rollback(domain: str, folder: Path | None = None) -> Card:
-    """Serve the version before the one being served.
+    """Serve the version that was served before the current one.
 
     Raises:
-        ModelError: There is none before it.
+        ModelError: There is none, or it is damaged; what was served stays.
     """
     serving = current(domain, folder)
     earlier = before(domain, serving, folder)
+    served = {record["version"] for record in history(domain, folder)} & set(earlier)
     if not earlier:
         raise ModelError(f"There is no version of {domain!r} before {serving}.")
-    return promote(domain, earlier[-1], folder)
+    version = max(served or earlier, key=_order)
+    known = verify(domain, version, folder)
+    _serve(domain, version, folder, action="rolled back", why=f"from {serving}")
+    return known
+
+
+def _serve(domain: str, version: str, folder: Path | None, *, action: str, why: str) -> None:
+    """Record a change of what is served, then make it."""
+    home = _folder(domain, folder)
+    record = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": version,
+        "action": action,
+        "by": getpass.getuser(),
+        "why": why,
+    }
+    with atomic.lock(home):
+        lines = [json.dumps(r, ensure_ascii=False) for r in [*history(domain, folder), record]]
+        atomic.write(home / _HISTORY, "".join(f"{line}\n" for line in lines))
+        atomic.write(home / "CURRENT", f"{version}\n")
+    log.info("model served", domain=domain, model_version=version, action=action, why=why)
+
+
+def history(domain: str, folder: Path | None = None) -> list[dict[str, str]]:
+    """List every change of what was served, oldest first; lines that are damaged are left out."""
+    path = _folder(domain, folder) / _HISTORY
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            found.append(dict(json.loads(line)))
+        except ValueError:
+            log.warning("unreadable line", path=str(path))
+    return found

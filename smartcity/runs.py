@@ -30,6 +30,7 @@ class Run(BaseModel):
     smartcity: str
     error: dict[str, Any] | None = None
     summaries: list[str] = []
+    refused: list[str] = []  # why what it published is not served
 
     @property
     def folder(self) -> Path:

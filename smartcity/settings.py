@@ -3,6 +3,7 @@
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -47,7 +48,12 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address the servers listen on")
     api_port: int = Field(default=8000, ge=1, le=65535, description="Port of the HTTP API")
     dashboard_port: int = Field(default=8501, ge=1, le=65535, description="Port of the dashboard")
-    jobs: int = Field(default=2, ge=1, le=256, description="Notebooks run at the same time")
+    jobs: int = Field(
+        default=2, ge=1, le=256, description="Notebooks run, and models fitted, at the same time"
+    )
+    backend: Literal["loky", "threading", "multiprocessing", "sequential"] = Field(
+        default="loky", description="joblib's backend for fitting models"
+    )
 
     @field_validator("datasets", "demo", "notebooks", "models", "reports", "logs", "domains")
     @classmethod

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -40,12 +40,18 @@ def require_free(port: int, variable: str) -> None:
             ) from None
 
 
-def up(say: Callable[[str], None], *, meanwhile: Callable[[], None] = lambda: None) -> None:
+def up(
+    say: Callable[[str], None],
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+    afterwards: Sequence[str] = (),
+) -> None:
     """Run the API and the dashboard until stopped.
 
     Args:
         say: Told the two addresses once they answer.
         meanwhile: Done while the servers start; they follow the models it publishes.
+        afterwards: A command of ours to run beside them once they answer; none if empty.
 
     Raises:
         SmartCityError: A port is taken, or a server did not start or died.
@@ -70,8 +76,15 @@ def up(say: Callable[[str], None], *, meanwhile: Callable[[], None] = lambda: No
         say(f"Dashboard  http://localhost:{known.dashboard_port}")
         say(f"API        http://localhost:{known.api_port}  (docs: /api/docs)")
         with suppress(KeyboardInterrupt):  # once they serve, to be stopped is no failure
-            while all(server.poll() is None for server in servers.values()):
+            helper = _start(servers, afterwards) if afterwards else None
+            while all(server.poll() is None for server in servers.values() if server != helper):
                 time.sleep(0.5)
+                if helper and helper.poll() is not None:
+                    failed = f" failed; see {known.logs / afterwards[0]}.log"
+                    say(
+                        f"smartcity {' '.join(afterwards)}{failed if helper.poll() else ' is done'}"
+                    )
+                    helper = servers.pop(afterwards[0]) and None
             died = [name for name, server in servers.items() if server.poll() is not None]
             raise SmartCityError(f"smartcity {died[0]} stopped; the log tells more: {known.logs}")
 
@@ -84,16 +97,10 @@ def _servers(names: list[str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
-    servers = {}
+    servers: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in names:
-            with _output(settings.current().logs / f"{name}.log") as output:
-                servers[name] = subprocess.Popen(
-                    [sys.executable, "-m", "smartcity", name],
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=os.environ,
-                )
+            _start(servers, [name])
         yield servers
     finally:
         for server in servers.values():
@@ -104,6 +111,20 @@ def _servers(names: list[str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
             except subprocess.TimeoutExpired:
                 server.kill()
         signal.signal(signal.SIGTERM, before)
+
+
+def _start(
+    servers: dict[str, subprocess.Popen[bytes]], words: Sequence[str]
+) -> subprocess.Popen[bytes]:
+    """Start a command of ours as a process of its own, beside the others."""
+    with _output(settings.current().logs / f"{words[0]}.log") as output:
+        servers[words[0]] = subprocess.Popen(
+            [sys.executable, "-m", "smartcity", *words],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ,
+        )
+    return servers[words[0]]
 
 
 def _output(path: Path) -> BinaryIO:

@@ -1,6 +1,7 @@
 """A small simulated city in a folder of its own, fitted once; real readings where they are."""
 
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from smartcity import data, domains, modelling, registry, reporting, settings
+from smartcity.modelling import candidates
 
 #: What the person who started the tests named; the tests themselves never read from there.
 REAL = os.environ.pop("SMARTCITY_DATASETS", None)
@@ -37,7 +39,7 @@ def forget() -> None:
     domains.load_all.cache_clear()
 
 
-def simulate_into_datasets(folder: Path, *, rows: int = 600) -> None:
+def simulate_into_datasets(folder: Path, *, rows: int = 1200) -> None:
     """Put the demo city where published files are looked for."""
     with at_home(folder, SMARTCITY_DEMO=str(folder / "datasets")):
         for domain in domains.load_all().values():
@@ -61,10 +63,14 @@ def city(home: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, modelling.Trained]:
-    """Each domain's specified forest, fitted once on the simulated city."""
+    """Each domain searched once on the simulated city, among a few candidates."""
     folder = tmp_path_factory.mktemp("trained")
     simulate_into_datasets(folder)
-    with at_home(folder):
+    few = {"inputs": ("gradient boosting",), "calendar": (), "recent": ("gradient boosting",)}
+    few |= {"week": ("gradient boosting",)}
+    with at_home(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "_REGRESSION", few | {"inputs": ("linear", "ridge", "SVR")})
+        patch.setattr(candidates, "_CLASSIFICATION", few | {"week": ("extra trees",)})
         return {name: modelling.train(modelling.prepare(name)) for name in DOMAINS}
 
 
@@ -79,10 +85,24 @@ def publish(home: Path, trained: dict[str, modelling.Trained]) -> Callable[..., 
     return do
 
 
+@pytest.fixture(scope="session")
+def published(
+    tmp_path_factory: pytest.TempPathFactory, trained: dict[str, modelling.Trained]
+) -> Path:
+    """A models folder with all three domains, published and served."""
+    folder = tmp_path_factory.mktemp("published")
+    with at_home(folder):
+        for name in DOMAINS:
+            card = modelling.publish(trained[name], modelling.draft(trained[name], run="test"))
+            registry.promote(name, card.version, force="for tests")
+    return folder / "models"
+
+
 @pytest.fixture
-def models(publish: Callable[..., registry.Card]) -> dict[str, registry.Card]:
-    """All three domains, published."""
-    return {name: publish(name) for name in DOMAINS}
+def models(home: Path, published: Path) -> dict[str, registry.Card]:
+    """All three domains, published in the test's own models folder."""
+    shutil.copytree(published, home / "models", dirs_exist_ok=True)
+    return {name: registry.card(name) for name in DOMAINS}
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +111,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     simulate_into_datasets(folder)
     with at_home(folder):
-        steps = reporting.build(DOMAINS)
+        steps = reporting.build(DOMAINS, quick=True)
     assert {step.outcome for step in steps} == {"made"}, [step.error for step in steps]
     return folder
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import DOMAINS, usual
 from fastapi.testclient import TestClient
+from test_predict import COUNTS, history
 from test_registry import flip_a_byte
 
 from smartcity import domains, registry
@@ -145,3 +146,46 @@ def test_documents_itself(client: TestClient) -> None:
         assert route["summary"] == domain.question
         assert set(route["responses"]) >= {"200", "422", "503"}
     assert client.get("/").json()["version"]
+
+
+def test_reasons_are_given_where_asked_for(client: TestClient) -> None:
+    plain = client.post("/api/v1/predict/traffic", json=COUNTS).json()
+    told = client.post("/api/v1/predict/traffic?reasons=true", json=COUNTS).json()
+
+    assert plain["reasons"] is None
+    added = told["reasons"]["usual"] + sum(
+        reason["contribution"] for reason in told["reasons"]["contributions"]
+    )
+    assert added == pytest.approx(told["confidence"], abs=1e-3)
+
+
+def test_a_forecast_looks_ahead_from_recent_readings(client: TestClient) -> None:
+    recent = history("air_quality", 240)
+
+    answer = client.post("/api/v1/forecast/air-quality/next_hour", json={"recent": recent})
+
+    assert answer.status_code == 200
+    [ahead] = answer.json()["forecasts"]
+    assert ahead["minutes"] == 60
+    assert ahead["interval"]["low"] <= ahead["prediction"] <= ahead["interval"]["high"]
+    assert ahead["at"] == "2024-03-11T00:00:00"
+
+
+@pytest.mark.parametrize(
+    ("path", "rows", "status", "problem"),
+    [
+        ("next_century", 240, 422, "next_century"),
+        ("next_hour", 0, 422, "recent"),
+        ("next_hour", 5, 422, "reach back"),
+    ],
+)
+def test_a_forecast_that_cannot_be_made_says_why(
+    path: str, rows: int, status: int, problem: str, client: TestClient
+) -> None:
+    body = {"recent": history("air_quality", rows)}
+
+    answer = client.post(f"/api/v1/forecast/air-quality/{path}", json=body)
+
+    assert answer.status_code == status
+    assert answer.json()["success"] is False
+    assert problem in answer.text

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from conftest import usual
+from test_predict import history
 from test_registry import flip_a_byte
 
 from smartcity import registry
+from smartcity.predict import Predictor
 
 Models = dict[str, registry.Card]
 
@@ -99,8 +101,11 @@ def test_data_check_prints_json_with_every_finding(city: Path) -> None:
 def test_models_show_prints_the_card(models: Models) -> None:
     card = json.loads(smartcity("models", "show", "air_quality", "--json").stdout)
 
-    assert card["specified"].keys() == {"random", "time_ordered"}
-    assert all(scores.keys() == {"random", "time_ordered"} for scores in card["baselines"].values())
+    assert card["specified"].keys() == {"random", "rolling", "time_ordered"}
+    assert all(
+        scores.keys() == {"random", "rolling", "time_ordered"}
+        for scores in card["baselines"].values()
+    )
 
 
 def test_models_verify_finds_a_flipped_byte(home: Path, models: Models) -> None:
@@ -225,3 +230,45 @@ def test_up_serves_both_and_stops_both(built: Path, free_port: int) -> None:
     for port in (free_port, other):
         with pytest.raises(OSError, match="refused"):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+
+
+def as_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_forecast_reads_recent_readings_from_a_file(tmp_path: Path, models: Models) -> None:
+    source = as_csv(tmp_path / "recent.csv", history("energy", 700))
+    [question, *_] = Predictor.load("energy").forecasts
+
+    done = smartcity(
+        "forecast", "energy", "--input", str(source), "--question", question.name, "--json"
+    )
+
+    answers = json.loads(done.stdout)
+    assert [answer["minutes"] for answer in answers] == list(question.minutes)
+    assert "simulated" in done.stderr
+
+
+def test_forecast_says_what_is_wrong_with_the_file(tmp_path: Path, models: Models) -> None:
+    rows = [{**row, "consumption_kwh": "?"} for row in history("energy", 20)]
+    source = as_csv(tmp_path / "recent.csv", rows)
+
+    done = smartcity("forecast", "energy", "--input", str(source))
+
+    assert done.returncode == 1
+    assert "reading 0, consumption_kwh: must be a number" in done.stderr
+
+
+def test_force_is_recorded_with_its_reason(models: Models) -> None:
+    refused = smartcity("models", "promote", "energy", "1.0.0", "--force")
+    done = smartcity("models", "promote", "energy", "1.0.0", "--force", "--why", "a new sensor")
+    listed = json.loads(smartcity("models", "history", "energy", "--json").stdout)
+
+    assert refused.returncode == 2
+    assert "--force and --why" in refused.stderr
+    assert done.returncode == 0
+    assert (listed[-1]["action"], listed[-1]["why"]) == ("forced", "a new sensor")

@@ -65,15 +65,16 @@ def test_moving_an_input_changes_the_answer(name: str, page: Dashboard) -> None:
     assert before is not None
     assert after is not None
     assert after != before
-    assert Predictor.load(name).predict(page.questions[name].inputs) == after
+    assert Predictor.load(name).predict(page.questions[name].inputs, reasons=True) == after
 
 
 @pytest.mark.parametrize("name", DOMAINS)
-def test_a_domain_page_shows_four_charts_and_the_card(name: str, page: Dashboard) -> None:
+def test_a_domain_page_shows_its_charts_and_the_card(name: str, page: Dashboard) -> None:
     page.nav.value = name
 
     names = [p.figure["layout"]["meta"]["name"] for p in every(page) if isinstance(p, Chart)]
-    assert names == ["recent", "pattern", "scores", "later"]
+    sure = ["reliability"] if name == "traffic" else []
+    assert names == ["recent", "pattern", "scores", "later", "coverage", *sure, "importance"]
     assert "Model card" in text(page)
 
 

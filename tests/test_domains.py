@@ -85,7 +85,7 @@ def test_a_new_domain_is_a_toml_file(tmp_path: Path) -> None:
         prediction = Predictor.load("noise").predict(usual(card))
         answer = TestClient(create_app()).post("/api/v1/predict/noise", json=usual(card)).json()
 
-    assert list(card.metrics) == ["random", "time_ordered"]
+    assert list(card.metrics) == ["random", "rolling", "time_ordered"]
     assert prediction.unit == "dB(A)"
     assert answer["prediction"] == prediction.prediction
 
@@ -152,7 +152,8 @@ def test_hyphens_and_underscores_are_the_same(name: str) -> None:
         ("EU limit", 10.0, "within the limit of 10 mg/m³"),
         ("EU limit", 10.1, "above the limit of 10 mg/m³"),
         ("US AQI", 4.4 * 1.146, "good"),
-        ("US AQI", 4.41 * 1.146, "moderate"),
+        ("US AQI", 4.49 * 1.146, "good"),  # EPA cuts off after the first decimal
+        ("US AQI", 4.5 * 1.146, "moderate"),
         ("US AQI", 60.0, "hazardous"),
     ],
 )
@@ -162,3 +163,18 @@ def test_every_edge_of_the_tables_belongs_to_one_band(
     [table] = [t for t in domains.tables("CO") if t.standard == standard]
 
     assert table.band(value) == label
+
+
+@pytest.mark.parametrize("pollutant", ["CO", "volume over capacity"])
+def test_each_band_ends_with_its_edge_and_the_next_begins_above(pollutant: str) -> None:
+    tables = domains.tables(pollutant)
+    assert tables
+    for table in tables:
+        labels = [label for _, label in table.bands] + [table.above]
+        above = 0.0001 if table.decimals is None else 10**-table.decimals
+        for (edge, label), following in zip(table.bands, labels[1:], strict=True):
+            assert table.band(edge * table.scale) == label
+            assert table.band((edge + above) * table.scale) == following
+        assert table.band(0) == labels[0]
+        assert table.source
+        assert table.edition

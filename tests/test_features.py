@@ -4,6 +4,7 @@ import datetime as dt
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,3 +57,88 @@ def test_the_matrix_is_what_trees_compare() -> None:
     rows = features.matrix(air, {name: [0.1] for name in air.names})
 
     assert rows.dtype == np.float32
+
+
+def _history(domain: domains.Domain, rows: int = 500) -> tuple[features.History, np.ndarray]:
+    rng = np.random.default_rng(3)
+    times = np.datetime64("2024-03-01T00:00") + np.arange(rows) * np.timedelta64(
+        domain.format.step_minutes, "m"
+    )
+    names = [*domain.names, domain.target.name]
+    top = len(domain.target.levels) or 50
+    columns = {name: rng.integers(0, top, rows).astype(float) for name in names}
+    columns[domain.target.name][::17] = np.nan
+    return features.History.of(domain, columns, times), times
+
+
+@given(st.sampled_from(["air_quality", "traffic", "energy"]), st.integers(200, 480))
+def test_nothing_after_what_is_known_is_looked_at(name: str, known: int) -> None:
+    domain = domains.load(name)
+    follow = features.traced(domain)
+    view = features.View(
+        follow=follow, usual=follow, clock=True, elapsed=True, last=3, means=(60, 1440), days=(1, 2)
+    )
+    history, times = _history(domain)
+    at = (times[[known]] + np.timedelta64(60, "m")).astype("datetime64[s]")
+    cut = features.History(
+        history.times[:known],
+        history.readings[:known],
+        history.sums[: known + 1],
+        history.counts[: known + 1],
+    )
+
+    whole = features.seen(domain, view, {}, at=at, history=history, known=np.array([known]))
+    alone = features.seen(domain, view, {}, at=at, history=cut, known=np.array([known]))
+
+    np.testing.assert_array_equal(whole, alone)
+    assert whole.shape == (1, len(view.names))
+
+
+def test_a_view_says_what_is_in_each_column() -> None:
+    air = domains.load("air_quality")
+    history, times = _history(air)
+    view = features.View(follow=("CO_GT",), last=2, means=(180,), elapsed=True)
+    value = history.readings[:, features.traced(air).index("CO_GT")]
+
+    row = features.seen(air, view, {}, at=times[[300]], history=history, known=np.array([300]))[0]
+
+    said = dict(zip(view.names, row, strict=True))
+    assert said["elapsed"] == 60
+    assert said["CO_GT last 1"] == pytest.approx(value[299], nan_ok=True)
+    assert said["CO_GT last 2"] == pytest.approx(value[298], nan_ok=True)
+    assert said["CO_GT mean 180 min"] == pytest.approx(np.nanmean(value[297:300]))
+    assert view.history == 180
+
+
+def test_the_same_time_on_other_days_is_looked_up() -> None:
+    air = domains.load("air_quality")
+    history, times = _history(air)
+    view = features.View(usual=("CO_GT",), days=(1, 2))
+    value = history.readings[:, features.traced(air).index("CO_GT")]
+
+    row = features.seen(air, view, {}, at=times[[400]], history=history, known=np.array([400]))[0]
+
+    assert row[:2] == pytest.approx([value[376], value[352]], nan_ok=True)
+    assert row[2] == pytest.approx(np.nanmean(value[[376, 352]]))
+
+
+def test_a_meter_read_after_a_pause_is_brought_to_one_step() -> None:
+    energy = domains.load("energy")
+    times = np.array(["2022-01-01T00:00", "2022-01-01T00:20", "2022-01-01T01:00"], "datetime64[m]")
+
+    history = features.History.of(energy, {"consumption_kwh": [1.0, 1.0, 2.0]}, times)
+
+    rates = history.readings[:, features.traced(energy).index("consumption_kwh")]
+    assert rates.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_the_clock_knows_weekdays() -> None:
+    friday = np.array(["2024-03-01T06:00", "2024-03-02T18:30"], dtype="datetime64[m]")
+
+    rows = features.seen(domains.load("air_quality"), features.View(clock=True), {}, at=friday)
+
+    said = [dict(zip(features.CLOCK, row, strict=True)) for row in rows]
+    assert [row["weekday"] for row in said] == [4, 5]
+    assert [row["weekend"] for row in said] == [0, 1]
+    assert [row["hour of day"] for row in said] == [6, 18.5]
+    assert said[0]["sin day"] == pytest.approx(1)

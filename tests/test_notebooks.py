@@ -69,7 +69,13 @@ def test_ends_by_asserting_what_a_wrong_run_would_break(path: Path) -> None:
     assert "assert" in last
 
 
-def test_passes_nbval(path: Path, built: Path) -> None:
+def test_passes_nbval(path: Path, built: Path, tmp_path: Path) -> None:
+    """Run every cell; the thorough search runs on the real readings, here a quick one will do."""
+    text = path.read_text(encoding="utf-8").replace(
+        "thorough: bool = True", "thorough: bool = False"
+    )
+    path = tmp_path / path.name
+    path.write_text(text, encoding="utf-8")
     with at_home(built):
         done = subprocess.run(
             [

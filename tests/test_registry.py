@@ -1,5 +1,6 @@
 """The registry: whole versions or none, nothing damaged is opened, the served one stays served."""
 
+import dataclasses
 import json
 import resource
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ from conftest import usual
 
 from smartcity import modelling, registry
 from smartcity.errors import ModelError, StorageError
-from smartcity.modelling import training
+from smartcity.modelling import candidates
+from smartcity.modelling.export import export
 from smartcity.predict import Predictor
 
 Publish = Callable[..., registry.Card]
@@ -45,7 +47,8 @@ def test_publishing_writes_all_files_and_serves_the_version(home: Path, publish:
     card = publish("energy")
 
     folder = home / "models" / "energy" / "1.0.0"
-    names = {"model.onnx", "model.joblib", "card.json", "card.md", "SHA256SUMS"}
+    names = {"model.onnx", "model.joblib", "card.json", "card.md", "later.csv", "SHA256SUMS"}
+    names |= {f"{part}.{kind}" for part in {*card.parts} - {"now"} for kind in ("onnx", "joblib")}
     assert {p.name for p in folder.iterdir()} == names
     assert card.version == registry.current("energy") == "1.0.0"
     assert "# Energy 1.0.0" in (folder / "card.md").read_text()
@@ -58,10 +61,10 @@ def test_the_same_number_after_publish_load_predict(publish: Publish, trained: T
 
     served = Predictor.load("energy").predict(row).prediction
 
-    by_hand = fitted.predict(np.array([list(row.values())], dtype=np.float32))[0]
-    original = trained["energy"].estimator.predict(np.array([list(row.values())], np.float32))[0]
-    assert served == pytest.approx(by_hand, rel=1e-6)
-    assert by_hand == original
+    inputs = np.array([[row[name] for name in card.parts["now"].view.names]], dtype=np.float32)
+    by_hand = fitted.predict(inputs)[0]
+    assert served == pytest.approx(by_hand, rel=1e-4)
+    assert by_hand == trained["energy"].fitted["now"].estimator.predict(inputs)[0]
 
 
 def test_versions_count_patch_minor_major(publish: Publish, trained: Trained) -> None:
@@ -75,25 +78,21 @@ def test_versions_count_patch_minor_major(publish: Publish, trained: Trained) ->
     assert [again.version, other.version, major.version] == ["1.0.1", "1.1.0", "2.0.0"]
 
 
+def _of_other_rows(trained: modelling.Trained) -> bytes:
+    tried = trained.chosen["now"]
+    X = tried.problem.matrix(tried.candidate.view)[:300]
+    estimator = candidates.make(trained.dataset.domain, tried.candidate)
+    return export(estimator.fit(X, tried.problem.y[:300]))
+
+
 def test_an_export_that_differs_is_refused(home: Path, publish: Publish, trained: Trained) -> None:
     publish("energy")
     draft = modelling.draft(trained["energy"], run="test")
-    other = training.export(
-        training.fit(
-            trained["energy"].dataset.domain,
-            trained["energy"].dataset.X[:300],
-            trained["energy"].dataset.y[:300],
-        )
-    )
+    fitted = trained["energy"].fitted
+    now = dataclasses.replace(fitted["now"], onnx=_of_other_rows(trained["energy"]))
 
     with pytest.raises(ModelError, match="differs from the fitted model"):
-        registry.publish(
-            draft,
-            trained["energy"].estimator,
-            onnx=other,
-            rows=training.hard_rows(trained["energy"]),
-            text="",
-        )
+        registry.publish(draft, fitted | {"now": now}, pages={})
 
     assert registry.versions("energy") == ["1.0.0"]
 
@@ -137,6 +136,48 @@ def test_rollback_and_promote_change_what_is_served(publish: Publish) -> None:
     with pytest.raises(ModelError, match="no version of 'energy' before"):
         registry.rollback("energy")
     assert registry.promote("energy", "1.0.1").version == registry.current("energy")
+
+
+def test_a_refused_version_is_served_only_by_force(publish: Publish, trained: Trained) -> None:
+    publish("energy")
+    draft = modelling.draft(trained["energy"], run="test")
+    gate = registry.Gate(passed=False, reasons=["It is no better than a guess."])
+    refused = modelling.publish(trained["energy"], draft.model_copy(update={"gate": gate})).version
+
+    with pytest.raises(ModelError, match=r"no better than a guess\. To serve it all the same"):
+        registry.promote("energy", refused)
+    assert registry.current("energy") == "1.0.0"
+    registry.promote("energy", refused, force="the old sensor is gone")
+
+    assert registry.current("energy") == refused
+    last = registry.history("energy")[-1]
+    assert (last["action"], last["why"]) == ("forced", "the old sensor is gone")
+    assert last["by"]
+
+
+def test_rollback_passes_over_what_was_never_served(publish: Publish, trained: Trained) -> None:
+    publish("energy")
+    draft = modelling.draft(trained["energy"], run="test")
+    gate = registry.Gate(passed=False, reasons=["no"])
+    modelling.publish(trained["energy"], draft.model_copy(update={"gate": gate}))
+    publish("energy")
+
+    assert registry.current("energy") == "1.0.2"
+    assert registry.rollback("energy").version == "1.0.0"
+    assert [r["action"] for r in registry.history("energy")] == [
+        "promoted",
+        "promoted",
+        "rolled back",
+    ]
+
+
+def test_every_change_of_what_is_served_is_recorded(home: Path, publish: Publish) -> None:
+    publish("energy")
+    path = home / "models/energy/history.jsonl"
+    path.write_text(path.read_text() + "not a record\n")
+    publish("energy")
+
+    assert [r["version"] for r in registry.history("energy")] == ["1.0.0", "1.0.1"]
 
 
 def test_a_damaged_version_cannot_be_promoted(home: Path, publish: Publish) -> None:
@@ -244,8 +285,9 @@ def test_the_card_has_the_fields_others_rely_on(home: Path, publish: Publish) ->
         "specified", "baselines", "coverage", "data", "environment", "git", "run", "files",
     }  # fmt: skip
     assert set(card["inputs"][0]) >= {"name", "unit", "low", "high", "optional"}
+    assert set(card["metrics"]) >= {"random", "time_ordered"}
     assert set(card["metrics"]["random"]) == {"rmse", "mae", "r2"}
-    assert set(card["coverage"]) == {"level", "overall", "by_month"}
+    assert set(card["coverage"]) >= {"level", "overall", "by_month"}
     assert set(card["data"]) >= {"files", "from", "to", "rows", "simulated"}
     assert set(card["environment"]) == {"python", "packages"}
     assert set(card["git"]) == {"commit", "dirty"}

@@ -115,7 +115,7 @@ def test_a_model_names_the_run_that_made_it(built: Path) -> None:
 
 def test_a_second_build_does_nothing(built: Path) -> None:
     with at_home(built):
-        steps = reporting.build(DOMAINS)
+        steps = reporting.build(DOMAINS, quick=True)
 
     assert {step.outcome for step in steps} == {"up to date"}
 
@@ -199,7 +199,8 @@ def test_a_run_that_fails_after_publishing_publishes_nothing(
     notebook(
         own_notebooks,
         'domain: str = "energy"  # The question\nrun_id: str = ""  # The run',
-        "from smartcity import modelling\n\ntrained = modelling.train(modelling.prepare(domain))",
+        "from smartcity import modelling\n\ndataset = modelling.prepare(domain)",
+        "trained = modelling.train(dataset, thorough=False)",
         "modelling.publish(trained, modelling.draft(trained, run=run_id))",
         'raise ValueError("too late")',
     )

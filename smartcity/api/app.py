@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 
 from smartcity import __version__, domains, logs
 from smartcity.domains import Domain
-from smartcity.errors import ModelError, SmartCityError
-from smartcity.predict import Prediction, Predictors, faults, row_model
+from smartcity.errors import InputError, ModelError, SmartCityError
+from smartcity.predict import Ahead, Prediction, Predictors, faults, history_model, row_model
 
 log = logs.get(__name__)
 
@@ -25,6 +25,14 @@ class Answer(Prediction):
     """A prediction, and when it was made."""
 
     success: Literal[True] = True
+    timestamp: str = Field(default_factory=_now, description="When it was made, UTC")
+
+
+class Outlook(BaseModel):
+    """A forecast: one answer per time asked about, the nearest first."""
+
+    success: Literal[True] = True
+    forecasts: list[Ahead]
     timestamp: str = Field(default_factory=_now, description="When it was made, UTC")
 
 
@@ -57,14 +65,20 @@ def _wants_json(request: Request) -> None:
         raise HTTPException(415, f"Content-Type is {kind!r}; send application/json.")
 
 
-def _add_prediction(app: FastAPI, predictors: Predictors, domain: Domain) -> None:
-    """Add the route of one domain; its schema comes from the domain's record."""
+def _add_domain(app: FastAPI, predictors: Predictors, domain: Domain) -> None:
+    """Add the routes of one domain; their schemas come from the domain's record."""
 
-    async def predict(row: Any) -> Answer:
-        prediction = predictors.get(domain.name).answer([row.model_dump()])[0]
-        return Answer(**prediction.model_dump())
+    async def predict(row: Any, *, reasons: bool = False) -> Answer:
+        given = predictors.get(domain.name).answer([row.model_dump()], reasons=reasons)
+        return Answer(**given[0].model_dump())
+
+    async def forecast(history: Any, question: str) -> Outlook:
+        recent = [reading.model_dump() for reading in history.recent]
+        return Outlook(forecasts=predictors.get(domain.name).ahead(question, recent))
 
     predict.__annotations__["row"] = row_model(domain)
+    names = tuple(known.name for known in domain.forecasts)
+    forecast.__annotations__ |= {"history": history_model(domain), "question": Literal[names]}
     refusals: dict[int | str, dict[str, Any]] = {
         status: {"model": Failure} for status in (400, 415, 422, 503)
     }
@@ -76,6 +90,15 @@ def _add_prediction(app: FastAPI, predictors: Predictors, domain: Domain) -> Non
         responses=refusals,
         dependencies=[Depends(_wants_json)],
     )(predict)
+    if names:
+        app.post(
+            f"/api/v1/forecast/{domain.slug}/{{question}}",
+            summary=f"{domain.target.label} in time to come",
+            description="From recent readings, oldest first.",
+            tags=["forecasts"],
+            responses=refusals,
+            dependencies=[Depends(_wants_json)],
+        )(forecast)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -91,6 +114,10 @@ def _add_errors(app: FastAPI) -> None:
         said = faults([fault | {"loc": fault["loc"][1:]} for fault in found])
         told = "; ".join(f"{fault['field']}: {fault['problem']}" for fault in said)
         return _fail(422, f"The inputs cannot be used. {told}", said)
+
+    @app.exception_handler(InputError)
+    async def unusable(_: Request, error: InputError) -> JSONResponse:
+        return _fail(422, str(error), error.details)
 
     @app.exception_handler(ModelError)
     async def unavailable(_: Request, error: ModelError) -> JSONResponse:
@@ -128,7 +155,7 @@ def create_app(predictors: Predictors | None = None) -> FastAPI:
     )
     _add_errors(app)
     for domain in domains.load_all().values():
-        _add_prediction(app, serving, domain)
+        _add_domain(app, serving, domain)
 
     @app.head("/", include_in_schema=False)
     @app.get("/", summary="Name and version", tags=["service"])

@@ -6,7 +6,7 @@ from typing import Any
 
 from smartcity.domains import Domain, Input
 from smartcity.predict import Prediction, Predictor
-from smartcity.registry import CardInput
+from smartcity.registry import NOW, CardInput
 from smartcity.runs import Run
 
 
@@ -53,10 +53,16 @@ def overview(domain: Domain, facts: Mapping[str, Any] | None) -> str:
         number, unit = f"{facts['value']:.0%}", "high or above"
     else:
         number, unit = f"{facts['value']:.2f}", domain.target.unit
+    titles = {forecast.name: forecast.title for forecast in domain.forecasts}
+    comes = "".join(
+        f"<li>{escape(titles.get(question, question))}: {escape(said)}</li>"
+        for question, said in facts.get("forecasts", {}).items()
+    )
     return (
         f'{name}<p class="smartcity-number">{number} <span>{escape(unit)}</span></p>'
         f"<p>{escape(facts['sentence'])}</p>"
-        f'<p class="smartcity-soft">Readings to {escape(facts["to"].replace("T", " ")[:16])}, '
+        + (f"<ul>{comes}</ul>" if comes else "")
+        + f'<p class="smartcity-soft">Readings to {escape(facts["to"].replace("T", " ")[:16])}, '
         f"{1 - facts['missing_share']:.0%} complete. {escape(facts['verdict'])}</p>"
     )
 
@@ -79,7 +85,7 @@ def answer(predictor: Predictor, given: Prediction | None, problems: Sequence[st
         return f'<div role="status">{name}<p>No answer:</p><ul>{said}</ul></div>'
     if given.label is not None:
         number = f'<p class="smartcity-number">{escape(given.label)}</p>'
-        sure = _votes(given.probabilities or {})
+        sure = _probabilities(predictor, given)
     else:
         number = (
             f'<p class="smartcity-number">{given.prediction:.2f} '
@@ -91,30 +97,44 @@ def answer(predictor: Predictor, given: Prediction | None, problems: Sequence[st
     return (
         f'<div role="status">{name}{number}<p>{escape(given.text)}</p>{sure}'
         + (f"<ul>{guidance}</ul>" if guidance else "")
+        + _reasons(given)
         + (f'<ul class="smartcity-warning">{warnings}</ul>' if warnings else "")
         + f'<p class="smartcity-soft">Model {escape(given.model_version)}</p></div>'
     )
 
 
-def _votes(probabilities: Mapping[str, float]) -> str:
+def _probabilities(predictor: Predictor, given: Prediction) -> str:
     rows = "".join(
         f'<dt>{escape(label)}</dt><dd><i style="width:{share:.1%}"></i>'
         f"<span>{share:.0%}</span></dd>"
-        for label, share in probabilities.items()
+        for label, share in (given.probabilities or {}).items()
     )
+    part = predictor.card.parts[NOW]
+    off = part.reliability["error"] if part.reliability else 0.0
     return (
         f'<dl class="smartcity-votes">{rows}</dl>'
-        f'<p class="smartcity-soft">Share of the forest\'s votes; not yet calibrated.</p>'
+        f'<p class="smartcity-soft">Calibrated probabilities; on later time they were off by '
+        f"{off:.1%} on average.</p>"
     )
+
+
+def _reasons(given: Prediction) -> str:
+    """Write what moved the answer most, in words."""
+    if given.reasons is None:
+        return ""
+    moved = [r for r in given.reasons.contributions if abs(r.contribution) >= 0.005][:3]
+    said = "".join(f"<li>{escape(reason.text)}</li>" for reason in moved)
+    usual = "Everything is as usual." if not moved else "Beside what is usual:"
+    return f'<p class="smartcity-name">Why</p><p>{usual}</p><ul>{said}</ul>'
 
 
 def _interval(predictor: Predictor, given: Prediction) -> str:
-    if given.interval is None or predictor.card.coverage is None:
+    if given.interval is None:
         return ""
     low, high, level = given.interval.low, given.interval.high, given.interval.level
     top = max(high, predictor.card.answers["p90"] * 1.5)
     left, width, dot = (f"{100 * v / top:.1f}%" for v in (low, high - low, given.prediction))
-    held = predictor.card.coverage["overall"]
+    held = predictor.card.parts[NOW].coverage["overall"]
     return (
         f'<div class="smartcity-range" aria-hidden="true">'
         f'<i style="left:{left};width:{width}"></i><b style="left:{dot}"></b></div>'
@@ -142,7 +162,9 @@ def model(predictor: Predictor) -> str:
         "Run": card.run,
     }
     names = list(card.metrics["random"])
-    models = {"this model": card.metrics, **card.baselines}
+    models = {"with recent readings": card.metrics} if card.champion != NOW else {}
+    models |= {"from the inputs alone": card.parts[NOW].metrics, "specified forest": card.specified}
+    models |= card.baselines
     scores = [
         [model, "later time" if split == "time_ordered" else "random rows"]
         + [f"{scored[split][name]:.3f}" for name in names]

@@ -111,7 +111,10 @@ class Dashboard(widgets.VBox):
         answered = _card(answer)
         answered.add_class("smartcity-answer")
         explored = _charts(domain, "01_explore", ["recent", "pattern"])
-        evaluated = _charts(domain, "03_evaluate", ["scores", "later"])
+        comes = _charts(domain, "05_report", [forecast.name for forecast in domain.forecasts])
+        shown = ["scores", "later", "coverage", "reliability", "importance"]
+        shown += [f"{f.name}_{what}" for f in domain.forecasts for what in ("skill", "reliability")]
+        evaluated = _charts(domain, "03_evaluate", shown)
         about = widgets.HTML(html.model(predictor))
         return widgets.VBox(
             [
@@ -119,6 +122,8 @@ class Dashboard(widgets.VBox):
                 _grid(answered, asked, kind="smartcity-pair"),
                 widgets.HTML(html.section("What the sensors said")),
                 explored,
+                widgets.HTML(html.section("What comes next")),
+                comes,
                 widgets.HTML(html.section("How far to trust it", predictor.card.verdict)),
                 evaluated,
                 _card(about),

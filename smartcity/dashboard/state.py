@@ -39,7 +39,7 @@ class Question(traitlets.HasTraits):
     @traitlets.observe("inputs")
     def _ask(self, _: object) -> None:
         try:
-            self.answer, self.problems = self.predictor.predict(self.inputs), []
+            self.answer, self.problems = self.predictor.predict(self.inputs, reasons=True), []
         except InputError as error:
             self.answer = None
             self.problems = [f"{fault['field']}: {fault['problem']}" for fault in error.details]

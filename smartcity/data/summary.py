@@ -48,6 +48,17 @@ def latest(readings: pd.DataFrame, *, days: int) -> pd.DataFrame:
     return recent
 
 
+def requests(readings: pd.DataFrame) -> list[dict[str, Any]]:
+    """Give readings as a forecast takes them: ``timestamp`` and the values, None where missing."""
+    times = [time.isoformat() for time in readings["recorded_at"]]
+    plain = readings.drop(columns="recorded_at").astype(object)
+    rows = plain.where(plain.notna(), None).to_dict("records")
+    return [
+        {"timestamp": t, **{str(k): v for k, v in r.items()}}
+        for t, r in zip(times, rows, strict=True)
+    ]
+
+
 def _require_days(days: int) -> None:
     if not 1 <= days <= 36500:
         raise UsageError(f"days is {days}; it must lie in 1 to 36500.")

@@ -1,5 +1,6 @@
 """What the city asks, as data: one TOML file per question, and the guideline tables."""
 
+import math
 import tomllib
 from datetime import date
 from functools import lru_cache
@@ -44,6 +45,7 @@ class Input(_Record):
     optional: bool = Field(default=False, description="The model can answer without it")
     from_time: TimePart | None = Field(default=None, description="Part of the reading's time")
     sum_of: tuple[Name, ...] = Field(default=(), description="Inputs this one is the sum of")
+    car_units: float | None = Field(default=None, description="Passenger cars one of it stands for")
     simulated: Simulated | None = None
 
 
@@ -67,6 +69,9 @@ class Target(_Record):
     high: float = 0.0
     levels: tuple[Level, ...] = ()
     pollutant: str | None = Field(default=None, description="Key into the guideline tables")
+    adds_up: bool = Field(
+        default=False, description="A reading holds all since the one before, as a meter's does"
+    )
     simulated: Simulated
     thresholds: tuple[float, ...] = Field(
         default=(), description="Simulated values at which the next class begins"
@@ -114,6 +119,24 @@ class Forest(_Record):
     n_jobs: int
 
 
+class Option(_Record):
+    """A number that changes what an answer means, not the answer; may be left out."""
+
+    name: Name
+    label: str
+    unit: str
+    low: float
+    high: float
+
+
+class Forecast(_Record):
+    """A question about later: the same target, so many minutes after the last reading."""
+
+    name: Name
+    title: str
+    minutes: tuple[int, ...]
+
+
 class Domain(_Record):
     """A question the city asks: inputs, target, files, and the specified model."""
 
@@ -130,6 +153,8 @@ class Domain(_Record):
     format: Format
     files: tuple[PublishedFile, ...]
     forest: Forest
+    options: tuple[Option, ...] = ()
+    forecasts: tuple[Forecast, ...] = ()
 
     @property
     def slug(self) -> str:
@@ -178,18 +203,22 @@ class Table(_Record):
     edition: str
     pollutant: str
     averaging: str
+    hours: int = Field(default=0, description="The same as a number; 0 where time plays no part")
     unit: str
     scale: float = Field(default=1.0, description="Our unit per unit of the table")
+    decimals: int | None = Field(default=None, description="Digits kept; the rest is cut off")
     source: str
     bands: tuple[tuple[float, str], ...] = Field(description="(highest value, label) in order")
     above: str = Field(description="Label above the last band")
 
     def band(self, value: float) -> str:
         """Give the label of the band a value, in our unit, falls into."""
-        for high, label in self.bands:
-            if value <= high * self.scale:
-                return label
-        return self.above
+        theirs = value / self.scale
+        if self.decimals is not None:
+            digits = 10**self.decimals
+            theirs = math.floor(theirs * digits + 1e-6) / digits
+        found = (label for high, label in self.bands if theirs <= high * (1 + 1e-12))
+        return next(found, self.above)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,17 +1,33 @@
 """Time-aware evaluation, training and the model card: the making side of a model."""
 
-from smartcity.modelling.evaluation import Evaluation, measure, table
-from smartcity.modelling.training import Dataset, Trained, draft, later, prepare, publish, train
+from smartcity.modelling.dataset import NOW, Dataset, Problem, prepare, problems
+from smartcity.modelling.evaluation import ASHRAE, by, headline, levels, measure, table
+from smartcity.modelling.importance import importance
+from smartcity.modelling.search import Search, Tried, recipe, search
+from smartcity.modelling.training import Trained, draft, judge, later, publish, served, train
 
 __all__ = [
+    "ASHRAE",
+    "NOW",
     "Dataset",
-    "Evaluation",
+    "Problem",
+    "Search",
     "Trained",
+    "Tried",
+    "by",
     "draft",
+    "headline",
+    "importance",
+    "judge",
     "later",
+    "levels",
     "measure",
     "prepare",
+    "problems",
     "publish",
+    "recipe",
+    "search",
+    "served",
     "table",
     "train",
 ]

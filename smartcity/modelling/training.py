@@ -1,7 +1,9 @@
-"""The specified forests, fitted, exported, described on a card and handed to the registry."""
+"""Search, fit, export, describe on a card, judge: how a version comes to be."""
 
+import io
 import platform
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -11,212 +13,235 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import Pipeline
+from sklearn.covariance import EmpiricalCovariance
 
-from smartcity import data, features, registry
-from smartcity.domains import Domain
-from smartcity.errors import DataError
-from smartcity.features import Matrix
-from smartcity.modelling import evaluation
+from smartcity import domains, features, registry
+from smartcity.errors import ModelError
+from smartcity.modelling import conformal, evaluation
+from smartcity.modelling.candidates import SPECIFIED, candidates, make
 from smartcity.modelling.card import as_markdown
-from smartcity.modelling.evaluation import Evaluation, Values
+from smartcity.modelling.dataset import NOW, Dataset, problems
+from smartcity.modelling.evaluation import LEVEL
+from smartcity.modelling.export import export, hard_rows
+from smartcity.modelling.search import Search, Tried, calibrate, search
+from smartcity.registry import Card, Fitted, Gate, Novelty, Part
 
-#: Fewer rows than this cannot be split twice and still say anything.
-FEWEST_ROWS = 100
-FEWEST_OF_A_CLASS = 5
-_PACKAGES = ("scikit-learn", "numpy", "pandas", "skl2onnx", "onnx", "onnxruntime", "joblib")
+_PACKAGES = (
+    "scikit-learn",
+    "numpy",
+    "pandas",
+    "crepes",
+    "skl2onnx",
+    "onnx",
+    "onnxruntime",
+    "joblib",
+)
+#: The part that looks at the time and at recent readings, where that pays.
+RECENT = "recent"
+#: What a quick training tries, beside the specified forest and what is served.
+QUICK = ("linear, inputs", "gradient boosting, inputs", "gradient boosting, recent")
+#: How far below its level the coverage on later time may lie.
+COVERAGE_SLACK = 0.05
 
-
-@dataclass(frozen=True)
-class Dataset:
-    """What a model learns from: clean, complete, in time order.
-
-    Attributes:
-        rows: ``recorded_at``, the measured inputs and the target.
-        X: Inputs, shape (rows, inputs).
-        y: Target, shape (rows,).
-        left_out: Why readings were not used: reason -> number of rows.
-    """
-
-    domain: Domain
-    readings: data.Readings
-    findings: pd.DataFrame
-    rows: pd.DataFrame
-    X: Matrix
-    y: Values
-    left_out: dict[str, int]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A fitted model and all that publishing it takes."""
+    """A version about to be published: every part searched, chosen, fitted and exported.
+
+    Attributes:
+        searches: Question -> what was tried.
+        chosen: Part -> what did best; ``now`` needs the specified inputs only.
+        left_out: Forecast -> why the version does without it.
+    """
 
     dataset: Dataset
-    estimator: Pipeline
-    onnx: bytes
-    evaluation: Evaluation
+    searches: dict[str, Search]
+    chosen: dict[str, Tried]
+    fitted: dict[str, Fitted]
+    left_out: dict[str, str]
+
+    @property
+    def champion(self) -> str:
+        """The part that answers the specification's question best."""
+        return RECENT if RECENT in self.chosen else NOW
 
 
-def prepare(name: str, site: str = "main") -> Dataset:
-    """Read, check and clean the readings of a domain, and build its matrix.
-
-    Raises:
-        UsageError: No such domain or site.
-        DataError: The files are missing, damaged, or leave too little to learn from.
-    """
-    readings = data.read(name, site)
-    domain = readings.domain
-    findings = data.check(readings)
-    rows, left_out = data.usable(domain, data.clean(readings, findings))
-    left_out["a fault in the row"] = int(
-        findings.loc[findings["action"] == "row left out", "row"].nunique()
-    )
-    if len(rows) < FEWEST_ROWS:
-        raise DataError(
-            f"Only {len(rows)} of {len(readings.frame)} readings of {name!r} can be used "
-            f"({left_out}); at least {FEWEST_ROWS} are needed."
-        )
-    absent = [
-        level.published
-        for number, level in enumerate(domain.target.levels)
-        if (rows[domain.target.name] == number).sum() < FEWEST_OF_A_CLASS
-    ]
-    if absent:
-        raise DataError(
-            f"The readings of {name!r} hold fewer than {FEWEST_OF_A_CLASS} rows of {absent}: a "
-            f"model trained on them could not tell these classes. Use readings that hold each."
-        )
-    times = rows["recorded_at"].to_numpy().astype("datetime64[s]")
-    X = features.matrix(domain, {n: rows[n] for n in rows.columns}, recorded_at=times)
-    y = rows[domain.target.name].to_numpy(dtype=np.float64)
-    return Dataset(domain, readings, findings, rows, X, y, left_out)
-
-
-def estimator(domain: Domain) -> Pipeline:
-    """Build the specification's forest, unfitted, behind a median for missing inputs.
-
-    The median is explicit because the ONNX export of a forest that splits on missing values
-    forgets which way they go (skl2onnx issue 1253).
-    """
-    kind = RandomForestRegressor if domain.task == "regression" else RandomForestClassifier
-    forest = kind(**domain.forest.model_dump())
-    fill = SimpleImputer(strategy="median", keep_empty_features=True)
-    return Pipeline([("fill", fill), ("forest", forest)])
-
-
-def fit(domain: Domain, X: Matrix, y: Values) -> Pipeline:
-    """Fit the specified forest; it answers on one thread, as starting threads costs more."""
-    fitted = estimator(domain).fit(X, y)
-    return fitted.set_params(forest__n_jobs=1)
-
-
-def train(dataset: Dataset) -> Trained:
-    """Evaluate the specified forest on both splits, then fit it on all rows and export it."""
-    domain, times = dataset.domain, dataset.rows["recorded_at"]
-    scored = evaluation.evaluate(domain, partial(fit, domain), dataset.X, dataset.y, times)
-    fitted = fit(domain, dataset.X, dataset.y)
-    return Trained(dataset, fitted, export(fitted), scored)
-
-
-def later(dataset: Dataset, card: registry.Card) -> pd.DataFrame:
-    """Answer the last rows in time as the model would have, fitted on the rows before them.
+def train(
+    dataset: Dataset,
+    *,
+    thorough: bool = True,
+    serving: Card | None = None,
+    progress: Progress = lambda question, done, fits: None,
+) -> Trained:
+    """Try the candidates on every question, and fit what did best on all rows.
 
     Args:
         dataset: The readings.
-        card: The model's card, for the width of its interval.
-
-    Returns:
-        ``recorded_at``, ``observed``, ``predicted`` and, for a quantity, ``low`` and ``high``.
+        thorough: Try everything; otherwise one quick candidate, and no forecasts.
+        serving: The card of what is being served: its recipe is tried too.
+        progress: Called with (question, fits done, fits in all).
     """
-    domain, times = dataset.domain, dataset.rows["recorded_at"]
-    answers = evaluation.later(domain, partial(fit, domain), dataset.X, dataset.y, times)
-    if card.interval is None:
-        return answers
-    return evaluation.with_interval(domain, answers, card.interval["half_width"])
+    posed = problems(dataset)
+    only: set[str] = set()
+    if not thorough:
+        posed = {NOW: posed[NOW]}
+        served = serving.parts.values() if serving else []
+        only = {*QUICK, *(p.recipe for p in served if p.question == NOW)} - {SPECIFIED}
+        only &= {candidate.name for candidate in candidates(posed[NOW])}
+    searches = {
+        name: search(problem, only, progress=partial(progress, name))
+        for name, problem in posed.items()
+    }
+    chosen = {NOW: searches[NOW].best(only_inputs=True)}
+    if not (best := searches[NOW].best()).candidate.needs_only_inputs:
+        chosen[RECENT] = best
+    left_out = {}
+    for name, found in searches.items():
+        if name != NOW:
+            naive, gain = _skill(found, found.best(), "rolling", guesses_only=True)
+            if gain > 0:
+                chosen[name] = found.best()
+            else:
+                left_out[name] = f"no better than {naive} over the rolling origins ({gain:+.0%})"
+    fitted = {name: _fit(tried) for name, tried in chosen.items()}
+    return Trained(dataset, searches, chosen, fitted, left_out)
 
 
-def export(fitted: Pipeline) -> bytes:
-    """Write a fitted pipeline as ONNX: input ``inputs``, float32, shape (rows, inputs)."""
-    # Imported here: of four notebooks only one exports, and this costs half a second.
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import FloatTensorType
-
-    width = fitted.n_features_in_
-    options = {"zipmap": False} if hasattr(fitted, "classes_") else None
-    graph = to_onnx(
-        fitted,
-        initial_types=[("inputs", FloatTensorType([None, width]))],
-        options=options,
-        target_opset={"": 18, "ai.onnx.ml": 3},
-    )
-    content: bytes = graph.SerializeToString()
-    return content
+def _fit(tried: Tried) -> Fitted:
+    """Fit a candidate on all rows of its question, and export it."""
+    problem, domain = tried.problem, tried.problem.dataset.domain
+    X = problem.matrix(tried.candidate.view)
+    estimator = make(domain, tried.candidate).fit(X, problem.y)
+    if tried.candidate.method == SPECIFIED:
+        estimator.set_params(forest__n_jobs=1)  # to answer, starting threads costs more
+    missing = [n for n in range(X.shape[1]) if np.isnan(X[:, n]).any()][:12]
+    return Fitted(estimator, export(estimator), hard_rows(estimator, X, missing))
 
 
-def hard_rows(trained: Trained, *, most: int = 2000) -> Matrix:
-    """Collect the rows on which an export goes wrong first.
+def _skill(
+    found: Search, tried: Tried, split: str, *, guesses_only: bool = False
+) -> tuple[str, float]:
+    """Compare with the best baseline on a split.
 
-    Returns:
-        Real rows, the same with an optional input missing, and the same moved exactly onto split
-        thresholds of the forest; shape (rows, inputs).
+    Args:
+        found: What was tried on the question.
+        tried: Which of it.
+        split: Where.
+        guesses_only: Leave out the linear baseline: as a candidate it was in the choice.
     """
-    rng = np.random.default_rng(42)
-    X = trained.dataset.X
-    real = X[rng.choice(len(X), min(most, len(X)), replace=False)]
-    optional = [n for n, i in enumerate(trained.dataset.domain.inputs) if i.optional]
-    missing = [_with(real, np.full(len(real), n), np.nan) for n in optional]
-    trees = [tree.tree_ for tree in trained.estimator["forest"].estimators_]
-    feature = np.concatenate([t.feature for t in trees])
-    threshold = np.concatenate([t.threshold for t in trees])
-    inner = rng.choice(np.flatnonzero(feature >= 0), len(real))
-    edges = _with(real, feature[inner], threshold[inner])
-    return np.concatenate([real, *missing, edges])
+    task = found.problem.dataset.domain.task
+    naive = {
+        name: scores[split]
+        for name, scores in found.baselines.items()
+        if not guesses_only or name != evaluation.RIDGE
+    }
+    return evaluation.skill(task, tried.metrics[split], naive)
 
 
-def _with(rows: Matrix, place: NDArray[np.int64], value: Any) -> Matrix:
-    changed = rows.copy()
-    changed[np.arange(len(rows)), place] = value
-    return changed
+def judge(trained: Trained, serving: Card | None = None) -> Gate:
+    """Decide whether a version may be served.
+
+    It must beat every naive guess and what is being served, both over the rolling origins, and hold
+    its coverage on later time. That its export agrees is seen to when it is published.
+
+    Args:
+        trained: The version.
+        serving: The card of what is being served; none if nothing is.
+    """
+    tried, found = trained.chosen[trained.champion], trained.searches[NOW]
+    reasons = []
+    naive, gain = _skill(found, tried, "rolling", guesses_only=True)
+    if gain <= 0:
+        reasons.append(f"Over the rolling origins it is no better than {naive} ({gain:+.1%}).")
+    held = tried.sureness["overall"]
+    if held < LEVEL - COVERAGE_SLACK:
+        reasons.append(f"Of its {LEVEL:.0%} intervals or sets, only {held:.1%} hold.")
+    reasons += _against(tried, found, serving) if serving else []
+    return Gate(passed=not reasons, reasons=reasons)
 
 
-def publish(trained: Trained, card: registry.Card) -> registry.Card:
-    """Publish a trained model with its card.
+def _against(tried: Tried, found: Search, serving: Card) -> list[str]:
+    """Compare with what is served: its recipe on the same rows or, if unknown, its own score."""
+    part = serving.parts[serving.champion]
+    if part.recipe in found.tried:
+        theirs = found.tried[part.recipe].error
+    else:
+        metric = evaluation.headline(serving.task)
+        score = part.metrics["rolling"][metric]
+        theirs = score if metric == "rmse" else 1 - score
+    if tried.error <= theirs + 1e-9:
+        return []
+    said = f"The served {serving.version} ({part.recipe}) errs less over the rolling origins: "
+    return [f"{said}{theirs:.3g} against {tried.error:.3g}."]
+
+
+def publish(trained: Trained, card: Card) -> Card:
+    """Publish a trained version with its card.
 
     Raises:
-        ModelError: The export differs from the fitted model; nothing was published.
+        ModelError: An export differs from the fitted model; nothing was published.
         StorageError: The models folder cannot be written; nothing was published.
     """
-    return registry.publish(
-        card,
-        trained.estimator,
-        onnx=trained.onnx,
-        rows=hard_rows(trained),
-        text=as_markdown(trained.dataset.domain, card),
-    )
+    rows = pd.concat([t.later.assign(part=name) for name, t in trained.chosen.items()])
+    pages = {
+        "card.md": as_markdown(trained.dataset.domain, card),
+        "later.csv": rows.to_csv(index=False, float_format="%.6g"),
+    }
+    return registry.publish(card, trained.fitted, pages=pages)
 
 
-def draft(trained: Trained, *, run: str) -> registry.Card:
-    """Write the card of a trained model, but for what publishing adds."""
-    dataset, scored = trained.dataset, trained.evaluation
+def served(name: str) -> Card | None:
+    """Give the card of what is being served, or None if nothing is."""
+    try:
+        return registry.card(domains.load(name).name)
+    except ModelError:
+        return None
+
+
+def later(card: Card, part: str | None = None) -> pd.DataFrame:
+    """Read what a version answered on the last rows in time, when fitted on those before them.
+
+    Args:
+        card: The version.
+        part: Which of its parts; the champion by default.
+
+    Returns:
+        ``recorded_at``, ``observed``, ``predicted``, ``ahead``; for a quantity ``low`` and
+        ``high``; for a class ``probability`` and ``in_set``.
+    """
+    rows = pd.read_csv(io.StringIO(registry.page(card, "later.csv")), parse_dates=["recorded_at"])
+    rows = rows[rows["part"] == (part or card.champion)]
+    return rows.drop(columns="part").dropna(axis="columns", how="all").reset_index(drop=True)
+
+
+def draft(trained: Trained, *, run: str, serving: Card | None = None) -> Card:
+    """Write the card of a trained version, but for what publishing adds."""
+    dataset, champion = trained.dataset, trained.champion
     domain = dataset.domain
-    return registry.Card(
+    parts = {name: _part(trained, name) for name in trained.chosen}
+    specified = trained.searches[NOW].tried[SPECIFIED]
+    return Card(
         domain=domain.name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         task=domain.task,
         target=domain.target.name,
         unit=domain.target.unit,
         inputs=_inputs(dataset),
-        estimator=_described(domain),
-        metrics=scored.metrics,
-        specified=scored.metrics,
-        baselines=scored.baselines,
+        estimator="; ".join(f"{name}: {part.recipe}" for name, part in parts.items()),
+        metrics=parts[champion].metrics,
+        specified=specified.metrics,
+        baselines=parts[champion].baselines,
         splits=evaluation.SPLITS,
         averaging=evaluation.AVERAGING if domain.task == "classification" else None,
-        coverage=scored.coverage,
-        interval=scored.half_width and {"half_width": scored.half_width, "level": evaluation.LEVEL},
+        coverage=parts[champion].coverage,
+        specified_coverage=specified.coverage,
+        champion=champion,
+        parts=parts,
+        left_out=trained.left_out,
+        gate=judge(trained, serving),
+        novelty=_novelty(dataset),
         answers=_answers(dataset),
         data=_lineage(dataset),
         environment={
@@ -228,30 +253,109 @@ def draft(trained: Trained, *, run: str) -> registry.Card:
     )
 
 
-def _described(domain: Domain) -> str:
-    settings = ", ".join(f"{name}={value}" for name, value in domain.forest.model_dump().items())
-    return f"random forest {domain.task} ({settings}); the median stands in for a missing input"
+def _part(trained: Trained, name: str) -> Part:
+    """Describe one part: how it scored on time it had not seen, and what serving needs of that."""
+    tried = trained.chosen[name]
+    problem = tried.problem
+    X = problem.matrix(tried.candidate.view)
+    found = trained.searches[problem.name]
+    task = problem.dataset.domain.task
+    is_class = task == "classification"
+    later = tried.later
+    answers, rows, stretches = tried.unseen(until=len(problem.y))
+    sure = calibrate(answers, problem.y[rows]) if is_class else (None, None)
+    intervals = (
+        None
+        if is_class
+        else conformal.intervals(
+            answers, problem.y[rows], problem.ahead[rows], stretches, level=LEVEL
+        )
+    )
+    splits = ("rolling", "time_ordered")
+    skills = {split: _skill(found, tried, split) for split in splits}
+    observed, predicted = later["observed"].to_numpy(), later["predicted"].to_numpy()
+    return Part(
+        question=problem.name,
+        recipe=tried.candidate.name,
+        view=tried.candidate.view,
+        typical=[float(np.median(v[~np.isnan(v)])) if (~np.isnan(v)).any() else 0.0 for v in X.T],
+        metrics=tried.metrics,
+        candidates={n: t.metrics for n, t in found.tried.items()},
+        baselines=found.baselines,
+        skill={split: gain for split, (_, gain) in skills.items()},
+        best_baseline={split: naive for split, (naive, _) in skills.items()},
+        spread=evaluation.spread(task, problem, np.arange(tried.cut, len(problem.y)), predicted),
+        coverage=tried.sureness,
+        intervals=intervals,
+        temperature=sure[0],
+        threshold=sure[1],
+        by_ahead=_by_ahead(tried),
+        guidelines=None if is_class else evaluation.guidelines(observed, predicted),
+        reliability=evaluation.reliability(tried.probabilities, observed) if is_class else None,
+    )
+
+
+def _by_ahead(tried: Tried) -> dict[str, dict[str, float]]:
+    """Score each horizon on later time beside its best naive guess."""
+    problem, cut = tried.problem, tried.cut
+    task = problem.dataset.domain.task
+    metric, scored = evaluation.headline(task), {}
+    test = np.arange(cut, len(problem.y))
+    guesses = evaluation.baselines(problem, np.arange(cut), test)
+    predicted = tried.later["predicted"].to_numpy()
+    for minutes in np.unique(problem.ahead[cut:]):
+        rows = problem.ahead[cut:] == minutes
+        errors = {
+            name: evaluation.error(task, problem.y[cut:][rows], given[rows])
+            for name, given in {"own": predicted, **guesses}.items()
+        }
+        own, naive = errors.pop("own"), min(errors.values())
+        value = own if metric == "rmse" else 1 - own
+        scored[str(int(minutes))] = {metric: value, "skill": 1 - own / max(naive, 1e-9)}
+    return scored
 
 
 def _inputs(dataset: Dataset) -> list[registry.CardInput]:
     described = []
-    for spec, values in zip(dataset.domain.inputs, dataset.X.T, strict=True):
+    for spec, values in zip(dataset.domain.inputs, dataset.inputs.T, strict=True):
         seen = values[~np.isnan(values)]
-        low, typical, high = (
-            np.percentile(seen, [0, 50, 100]) if len(seen) else (spec.low, spec.low, spec.high)
-        )
+        marks = np.percentile(seen, [0, 1, 50, 99, 100]) if len(seen) else [spec.low] * 5
+        low, first, typical, last, high = (round(float(mark), 6) for mark in marks)
         described.append(
             registry.CardInput(
                 name=spec.name,
                 label=spec.label,
                 unit=spec.unit,
-                low=round(float(low), 6),
-                high=round(float(high), 6),
-                typical=round(float(typical), 0 if spec.whole else 6),
+                low=low,
+                high=high if len(seen) else spec.high,
+                edges=(first, last),
+                typical=round(typical, 0) if spec.whole else typical,
                 optional=spec.optional,
             )
         )
     return described
+
+
+def _novelty(dataset: Dataset) -> Novelty | None:
+    """Learn which inputs go together; parts of time are left out, as any time may come."""
+    domain, X = dataset.domain, dataset.inputs
+    is_known = np.isnan(X).mean(axis=0) < 0.5
+    names = [
+        spec.name
+        for spec, known in zip(domain.inputs, is_known, strict=True)
+        if known and not spec.from_time and not spec.sum_of
+    ]
+    if len(names) < 2:
+        return None
+    columns = features.on_log_scale(X[:, [domain.names.index(name) for name in names]])
+    columns = columns[~np.isnan(columns).any(axis=1)]
+    fitted = EmpiricalCovariance().fit(columns)
+    return Novelty(
+        inputs=names,
+        mean=fitted.location_.tolist(),
+        precision=fitted.precision_.tolist(),
+        limit=float(np.quantile(fitted.mahalanobis(columns), 0.995)),
+    )
 
 
 def _answers(dataset: Dataset) -> dict[str, float]:

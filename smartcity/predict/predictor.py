@@ -2,20 +2,28 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from smartcity import domains, logs, registry
-from smartcity.domains import Domain
-from smartcity.errors import InputError, ModelError
-from smartcity.features import matrix
-from smartcity.predict.rows import faults, row_model
+from smartcity import domains, features, registry
+from smartcity.domains import Domain, Forecast
+from smartcity.errors import InputError, ModelError, unknown
+from smartcity.features import CLOCK, History, Matrix
+from smartcity.predict.limits import Limits
+from smartcity.predict.meaning import guidance
+from smartcity.predict.reasons import Reason, Reasons, contributions
+from smartcity.predict.rows import faults, history_model, row_model
+from smartcity.registry import NOW, Part
 
-log = logs.get(__name__)
+#: Share of the time a model looks back that recent readings must reach back.
+REACH = 0.75
+#: Recent readings older than this say nothing about now.
+STALE = timedelta(days=1)
 
 
 class Interval(BaseModel):
@@ -26,8 +34,8 @@ class Interval(BaseModel):
     level: float
 
 
-class Prediction(BaseModel):
-    """One answer, with what a person needs to judge it."""
+class Said(BaseModel):
+    """What every answer has, about now or about later."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
@@ -35,15 +43,37 @@ class Prediction(BaseModel):
     prediction: float = Field(description="The quantity in `unit`, or the number of the class")
     unit: str
     label: str | None = Field(None, description="The class in words")
-    probabilities: dict[str, float] | None = Field(None, description="Share of votes by class")
+    probabilities: dict[str, float] | None = Field(None, description="Calibrated, by class")
+    prediction_set: list[str] | None = Field(
+        None, description="Classes it may be: the truth is among them in 90 % of cases"
+    )
     interval: Interval | None = Field(None, description="Where a quantity likely lies")
-    confidence: float | None = Field(None, description="Level of the interval, if there is one")
+    confidence: float = Field(
+        description="The class's calibrated probability, or the interval's nominal level"
+    )
+    model_version: str
+    simulated: bool = Field(description="The model was trained on the simulated demo city")
+
+
+class Prediction(Said):
+    """One answer about now, with what a person needs to judge it."""
+
     text: str = Field(description="The answer as one sentence")
     guidance: list[str] = Field(description="Where it stands against guidelines, or what to do")
     inputs_outside_training: list[str] = Field(description="Inputs beyond what the model has seen")
+    inputs_at_edge: list[str] = Field(description="Inputs in the outermost hundredth of it")
+    unusual_combination: bool = Field(description="The inputs do not go together as in training")
     warnings: list[str] = Field(description="One sentence per reason for care")
-    model_version: str
-    simulated: bool = Field(description="The model was trained on the simulated demo city")
+    reasons: Reasons | None = Field(None, description="What moved the answer, where asked for")
+    based_on: str = Field(description="What was looked at: `inputs`, or also `recent readings`")
+
+
+class Ahead(Said):
+    """One answer about later: the same target, so many minutes after the last reading."""
+
+    question: str
+    at: datetime = Field(description="The time it is about, on the station's clock")
+    minutes: int
 
 
 class Predictor:
@@ -61,7 +91,8 @@ class Predictor:
                 f"Model {model.card.domain} {model.card.version} takes {names}, "
                 f"the domain now asks for {domain.names}: train it again."
             )
-        probe = np.array([[i.typical for i in model.card.inputs]], dtype=np.float32)
+        now = model.card.parts[NOW]
+        probe = np.array([now.typical], dtype=np.float32)
         if domain.target.levels and model.scores(probe).shape[1] != len(domain.target.levels):
             raise ModelError(
                 f"Model {model.card.domain} {model.card.version} does not know all the classes "
@@ -70,6 +101,9 @@ class Predictor:
         self.domain = domain
         self.card = model.card
         self._model = model
+        self._limits = {
+            name: Limits(model.card, part.view.inputs) for name, part in self.card.parts.items()
+        }
 
     @classmethod
     def load(cls, name: str, version: str | None = None, folder: Path | None = None) -> "Predictor":
@@ -87,14 +121,21 @@ class Predictor:
         """Whether the model was trained on the simulated demo city."""
         return bool(self.card.data["simulated"])
 
-    def check(self, row: Mapping[str, object]) -> dict[str, float | None]:
+    @property
+    def forecasts(self) -> list[Forecast]:
+        """The questions about later this version answers."""
+        return [f for f in self.domain.forecasts if f.name in self.card.parts]
+
+    def check(self, row: Mapping[str, object]) -> dict[str, Any]:
         """Check one row of inputs.
 
         Args:
             row: Input name, or published column name, -> number; None where a sensor failed.
+                Beside them ``timestamp``, ``recent`` readings, and the domain's options.
 
         Returns:
-            Input name -> number, None where optional and missing, in the model's order.
+            Input name -> number, None where optional and missing, in the model's order; then what
+            was given beside them.
 
         Raises:
             InputError: With every fault of the row.
@@ -104,82 +145,165 @@ class Predictor:
         except ValidationError as error:
             raise InputError(faults(error.errors())) from None
 
-    def predict(self, row: Mapping[str, object]) -> Prediction:
+    def predict(self, row: Mapping[str, object], *, reasons: bool = False) -> Prediction:
         """Answer one row.
+
+        Args:
+            row: As ``check`` takes it.
+            reasons: Say also what moved the answer.
 
         Raises:
             InputError: The row cannot be answered.
         """
-        return self.answer([self.check(row)])[0]
+        return self.answer([self.check(row)], reasons=reasons)[0]
 
-    def answer(self, rows: Sequence[Mapping[str, float | None]]) -> list[Prediction]:
-        """Answer checked rows in one call of the model, in their order."""
-        if not rows:
-            return []
+    def answer(
+        self, rows: Sequence[Mapping[str, Any]], *, reasons: bool = False
+    ) -> list[Prediction]:
+        """Answer checked rows, one call of each model needed, in their order.
+
+        A row with its time and recent readings is answered by the champion, where that looks at
+        them; every other by the model that needs the inputs alone.
+        """
+        chosen = [self._choose(row) for row in rows]
+        inputs = self._inputs(rows)
+        given: list[Prediction | None] = [None] * len(rows)
+        for name in dict.fromkeys(part for part, _ in chosen):
+            places = [n for n, (part, _) in enumerate(chosen) if part == name]
+            asked = [rows[n] for n in places]
+            X = self._matrix(name, asked, inputs[places])
+            for n, x, score in zip(places, X, self._model.scores(X, name), strict=True):
+                why = self._reasons(name, x, score) if reasons else None
+                given[n] = self._explain(name, rows[n], inputs[n], score, (chosen[n][1], why))
+        return [prediction for prediction in given if prediction]
+
+    def _choose(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """Choose which part answers a row, and say why not the champion where it was hoped for."""
+        name = self.card.champion
+        view, recent, now = self.card.parts[name].view, row.get("recent"), row.get("timestamp")
+        if name == NOW or not (recent if view.history else now):
+            return NOW, ""
+        wanted = timedelta(minutes=view.history)
+        if now is None:
+            aside = "there is no timestamp to say what they precede"
+        elif recent and not recent[-1]["timestamp"] < now <= recent[-1]["timestamp"] + STALE:
+            aside = "they must end in the day before"
+        elif recent and now - recent[0]["timestamp"] < wanted * REACH:
+            aside = f"they must reach back {wanted / timedelta(hours=1):g} hours"
+        else:
+            return name, ""
+        return NOW, f"Recent readings were left aside: {aside}."
+
+    def _inputs(self, rows: Sequence[Mapping[str, Any]]) -> Matrix:
         names = [spec.name for spec in self.domain.inputs if not spec.sum_of]
         columns = {
             name: [math.nan if (v := row[name]) is None else v for row in rows] for name in names
         }
-        inputs = matrix(self.domain, columns)
-        scores = self._model.scores(inputs)
-        return [self._explain(x, score) for x, score in zip(inputs, scores, strict=True)]
+        return features.matrix(self.domain, columns)
 
-    def _explain(self, inputs: Any, score: Any) -> Prediction:
-        """Say what a score means: the class and its votes, or the quantity and its interval."""
-        target = self.domain.target
-        outside, warnings = self._limits(inputs)
-        said = self._class(score) if target.levels else self._quantity(float(score))
+    def _matrix(self, name: str, rows: Sequence[Mapping[str, Any]], inputs: Matrix) -> Matrix:
+        view = self.card.parts[name].view
+        if name == NOW:
+            places = [self.domain.names.index(n) for n in view.inputs]
+            return np.ascontiguousarray(inputs[:, places])
+        seen = [
+            features.seen(
+                self.domain,
+                view,
+                dict(zip(self.domain.names, x[:, None], strict=True)),
+                at=np.array([row["timestamp"]], dtype="datetime64[s]"),
+                history=self._history(row["recent"]) if row.get("recent") else None,
+                known=np.array([len(row["recent"] or ())]),
+            )
+            for row, x in zip(rows, inputs, strict=True)
+        ]
+        return np.concatenate(seen)
+
+    def _history(self, recent: Sequence[Mapping[str, Any]]) -> History:
+        names = [name for name in recent[0] if name != "timestamp"]
+        columns = {n: [math.nan if (v := r[n]) is None else v for r in recent] for n in names}
+        times = np.array([r["timestamp"] for r in recent], dtype="datetime64[s]")
+        return History.of(self.domain, columns, times)
+
+    def _explain(
+        self,
+        name: str,
+        row: Mapping[str, Any],
+        inputs: NDArray[np.float32],
+        score: Any,
+        told: tuple[str, Reasons | None],
+    ) -> Prediction:
+        """Say what a score means: the class and its probability, or the quantity and interval."""
+        target, part = self.domain.target, self.card.parts[name]
+        standing = self._limits[name].of(inputs)
+        said = self._class(part, score) if target.levels else self._quantity(part, float(score))
+        value = said["prediction"]
+        note, reasons = told
+        warnings = [*standing.warnings, *([note] if note else [])]
+        if self.simulated:
+            warnings.append("The model was trained on simulated readings, not on a real city.")
         return Prediction(
             domain=self.domain.name,
             unit=target.unit,
-            inputs_outside_training=outside,
+            text=self._text(said),
+            guidance=guidance(self.domain, value, row),
+            inputs_outside_training=standing.outside,
+            inputs_at_edge=standing.edge,
+            unusual_combination=standing.unusual,
             warnings=warnings,
+            reasons=reasons,
+            based_on=self._looked_at(part),
             model_version=self.card.version,
             simulated=self.simulated,
             **said,
         )
 
-    def _class(self, shares: Any) -> dict[str, Any]:
+    def _looked_at(self, part: Part) -> str:
+        if part.view.history:
+            return "inputs, time and recent readings"
+        return "inputs and time" if part.view.clock else "inputs"
+
+    def _shares(self, part: Part, scores: Any) -> NDArray[np.float64]:
+        """Turn a model's scores into calibrated probabilities, shape (rows, classes)."""
+        logits = np.log(np.clip(scores, 1e-6, 1)) / (part.temperature or 1.0)
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+    def _class(self, part: Part, score: Any) -> dict[str, Any]:
+        shares = self._shares(part, score)
         levels, number = self.domain.target.levels, int(np.argmax(shares))
-        votes = {lv.label: round(float(p), 4) for lv, p in zip(levels, shares, strict=True)}
-        level = levels[number]
-        text = f"{self.domain.answer.format(label=level.label)}. {level.meaning}"
-        said = {"prediction": number, "label": level.label, "probabilities": votes, "text": text}
-        return {**said, "guidance": [level.advice]}
+        least = min(part.threshold or 0.0, float(shares[number]))
+        return {
+            "prediction": number,
+            "label": levels[number].label,
+            "probabilities": {
+                level.label: round(float(p), 4) for level, p in zip(levels, shares, strict=True)
+            },
+            "prediction_set": [
+                level.label for level, p in zip(levels, shares, strict=True) if p >= least
+            ],
+            "confidence": round(float(shares[number]), 4),
+        }
 
-    def _quantity(self, value: float) -> dict[str, Any]:
-        target, spread = self.domain.target, self.card.interval
-        answer = self.domain.answer.format(value=f"{value:.2f}", unit=target.unit)
-        text = f"{answer}. {self._standing(value)}"
-        said = {"prediction": value, "text": text, "guidance": self._guidance(value)}
-        if spread is None:
-            return said
-        low = max(target.low, value - spread["half_width"])
-        interval = Interval(low=low, high=value + spread["half_width"], level=spread["level"])
-        return {**said, "interval": interval, "confidence": interval.level}
+    def _quantity(self, part: Part, score: float, ahead: int = 0) -> dict[str, Any]:
+        least, level = self.domain.target.low, part.coverage["level"]
+        value = min(max(score, least), self.domain.target.high)
+        table = next(t for t in part.intervals or () if t["ahead"] == ahead)
+        below = float(np.interp(value, table["at"], table["below"]))
+        above = float(np.interp(value, table["at"], table["above"]))
+        interval = Interval(
+            low=max(least, value - below), high=max(least, value + above), level=level
+        )
+        return {"prediction": value, "interval": interval, "confidence": level}
 
-    def _limits(self, inputs: Any) -> tuple[list[str], list[str]]:
-        """Name the inputs beyond the training range, and the ones the model fills in itself."""
-        outside: list[str] = []
-        warnings: list[str] = []
-        for spec, value in zip(self.card.inputs, map(float, inputs), strict=True):
-            if math.isnan(value):
-                warnings.append(
-                    f"{spec.label} is missing; the model takes its usual value instead."
-                )
-            # The card's range is rounded to what float32 can tell apart.
-            elif not np.float32(spec.low) <= value <= np.float32(spec.high):
-                outside.append(spec.name)
-                side = "above" if value > spec.high else "below"
-                seen = (
-                    f"{spec.low:g}" if spec.low == spec.high else f"{spec.low:g} to {spec.high:g}"
-                )
-                warnings.append(
-                    f"{spec.label} {value:g} is {side} anything the model has seen ({seen})."
-                )
-        if self.simulated:
-            warnings.append("The model was trained on simulated readings, not on a real city.")
-        return outside, warnings
+    def _text(self, said: Mapping[str, Any]) -> str:
+        target = self.domain.target
+        if target.levels:
+            level = target.levels[said["prediction"]]
+            return f"{self.domain.answer.format(label=level.label)}. {level.meaning}"
+        value = f"{said['prediction']:.2f}"
+        answer = self.domain.answer.format(value=value, unit=target.unit)
+        return f"{answer}. {self._standing(said['prediction'])}"
 
     def _standing(self, value: float) -> str:
         """Say how a quantity compares with the readings the model learned from."""
@@ -190,64 +314,133 @@ class Predictor:
             return f"That is low: 9 of 10 readings were above {low:.2g}."
         return f"That is within the usual {low:.2g} to {high:.2g}."
 
-    def _guidance(self, value: float) -> list[str]:
-        tables = domains.tables(self.domain.target.pollutant)
-        said = [f"{t.standard} ({t.edition}, {t.averaging} mean): {t.band(value)}." for t in tables]
-        caution = "Indicative only: this is one hour, the tables are for longer means."
-        return [*said, caution] if said else []
+    def _reasons(self, name: str, x: NDArray[np.float32], score: Any) -> Reasons:
+        """Share what makes this answer differ from the usual one among what was looked at."""
+        part, names = self.card.parts[name], self.card.parts[name].view.names
+        sums = {s.name: s.sum_of for s in self.domain.inputs if s.sum_of and s.name in names}
+        groups: dict[str, list[int]] = {}
+        for place, column in enumerate(names):
+            if column not in sums:
+                groups.setdefault(self._group(column), []).append(place)
+        number = int(np.argmax(score)) if self.domain.target.levels else 0
 
+        def ask(rows: Matrix) -> NDArray[np.float64]:
+            for total, parts in sums.items():
+                rows[:, names.index(total)] = sum(rows[:, names.index(p)] for p in parts)
+            scores = self._model.scores(rows, name)
+            return self._shares(part, scores)[:, number] if self.domain.target.levels else scores
 
-@dataclass
-class Predictors:
-    """Every domain's predictor; follows ``CURRENT`` while running and keeps the last good model.
+        usual = np.array(part.typical, dtype=np.float32)
+        base, moved = contributions(ask, x, usual, list(groups.values()))
+        told = [
+            Reason(
+                name=group, contribution=float(by), text=self._in_words(group, x, by, part, number)
+            )
+            for group, by in zip(groups, moved, strict=True)
+        ]
+        told.sort(key=lambda reason: -abs(reason.contribution))
+        return Reasons(usual=base, contributions=told)
 
-    Attributes:
-        folder: Where models live; the setting by default.
-        errors: Domain -> why its current version is not the one being served.
-    """
+    def _group(self, column: str) -> str:
+        """Name what a column of the view stands for, to a reader."""
+        if column in self.domain.names:
+            return column
+        return "time" if column in {*CLOCK, "elapsed"} else "recent readings"
 
-    folder: Path | None = None
-    errors: dict[str, str] = field(default_factory=dict)
-    _open: dict[str, Predictor] = field(default_factory=dict)
-    _refused: dict[str, tuple[str, int]] = field(default_factory=dict)
+    def _in_words(
+        self, group: str, x: NDArray[np.float32], by: float, part: Part, number: int
+    ) -> str:
+        specs = {spec.name: spec for spec in self.domain.inputs}
+        about = {"time": "The time of day and week", "recent readings": "The recent readings"}
+        if group in specs:
+            spec, place = specs[group], part.view.names.index(group)
+            unit = "" if spec.unit == "as published" else f" {spec.unit}"
+            value = "missing" if math.isnan(x[place]) else f"at {x[place]:.4g}{unit}"
+            about[group] = f"{spec.label} {value} (usually {part.typical[place]:.4g})"
+        if self.domain.target.levels:
+            label = self.domain.target.levels[number].label
+            side = "more" if by > 0 else "less"
+            return f"{about[group]}: makes {label} {side} likely by {abs(by) * 100:.0f} points."
+        side = "raises" if by > 0 else "lowers"
+        unit = self.domain.target.unit
+        return f"{about[group]}: {side} the answer by {abs(by):.2f} {unit}."
 
-    def get(self, name: str) -> Predictor:
-        """Give the predictor of a domain, the newly published one if there is one.
+    def outlook(self, recent: Sequence[Mapping[str, object]]) -> dict[str, list[Ahead]]:
+        """Answer every question about later this version answers; see ``forecast``."""
+        return {known.name: self.forecast(known.name, recent) for known in self.forecasts}
 
-        A version that does not open is reported in ``errors``; the one served before it stays, and
-        at a cold start the newest older version that opens is served.
+    def forecast(self, question: str, recent: Sequence[Mapping[str, object]]) -> list[Ahead]:
+        """Answer a question about later from recent readings.
+
+        Args:
+            question: Name of one of ``forecasts``.
+            recent: Readings, oldest first: ``timestamp``, the measured inputs and the target, each
+                but the time may be missing. They must reach back as far as the model looks.
+
+        Returns:
+            One answer per time asked about, the nearest first.
 
         Raises:
-            UsageError: There is no such domain.
-            ModelError: No version of it can be served.
+            UsageError: There is no such question.
+            ModelError: This version does without it.
+            InputError: The readings cannot be used, or do not reach back far enough.
         """
-        domain = domains.load(name).name
         try:
-            wanted = registry.current(domain, self.folder)
-            self._follow(domain, wanted)
-        except ModelError as error:
-            self.errors[domain] = str(error)
-        if domain not in self._open:
-            raise ModelError(self.errors[domain])
-        return self._open[domain]
+            checked = history_model(self.domain).model_validate({"recent": recent})
+        except ValidationError as error:
+            raise InputError(faults(error.errors())) from None
+        return self.ahead(question, checked.model_dump()["recent"])
 
-    def _follow(self, domain: str, wanted: str) -> None:
-        """Open the wanted version unless it is open, or was refused and has not changed since."""
-        serving = self._open.get(domain)
-        if serving and serving.card.version == wanted:
-            self.errors.pop(domain, None)
-            return
-        stamp = registry.stamp(domain, wanted, self.folder)
-        if self._refused.get(domain) == (wanted, stamp):
-            return
-        self._refused[domain] = (wanted, stamp)
-        self.errors.pop(domain, None)
-        older = [] if serving else registry.before(domain, wanted, self.folder)
-        for version in [wanted, *reversed(older)]:
-            try:
-                self._open[domain] = Predictor.load(domain, version, self.folder)
-            except ModelError as error:
-                self.errors.setdefault(domain, str(error))
-                log.warning("model refused", domain=domain, version=version, error=str(error))
+    def ahead(self, question: str, recent: Sequence[Mapping[str, Any]]) -> list[Ahead]:
+        """Do the same with checked readings."""
+        asked = {forecast.name: forecast for forecast in self.domain.forecasts}
+        if question not in asked:
+            raise unknown(f"forecast of {self.domain.name!r}", question, asked)
+        if question not in self.card.parts:
+            why = self.card.left_out.get(question, "it was made in a hurry; run smartcity build")
+            raise ModelError(
+                f"{self.domain.name} {self.card.version} does not forecast {question!r}: {why}."
+            )
+        return self._ahead(asked[question], recent)
+
+    def _ahead(self, forecast: Forecast, recent: Sequence[Mapping[str, Any]]) -> list[Ahead]:
+        part = self.card.parts[forecast.name]
+        first, last = recent[0]["timestamp"], recent[-1]["timestamp"]
+        wanted = timedelta(minutes=part.view.history)
+        if last - first < wanted * REACH:
+            problem = (
+                f"reach back {(last - first) / timedelta(hours=1):.1f} hours; the model looks back "
+                f"{wanted / timedelta(hours=1):g}: send the readings of at least "
+                f"{wanted * REACH / timedelta(hours=1):g} hours"
+            )
+            raise InputError([{"field": "recent", "problem": problem, "value": str(first)}])
+        times = [last + timedelta(minutes=m) for m in forecast.minutes]
+        X = features.seen(
+            self.domain,
+            part.view,
+            {},
+            at=np.array(times, dtype="datetime64[s]"),
+            history=self._history(recent),
+            known=np.full(len(times), len(recent)),
+        )
+        answers = []
+        for at, minutes, score in zip(
+            times, forecast.minutes, self._model.scores(X, forecast.name), strict=True
+        ):
+            if self.domain.target.levels:
+                said = self._class(part, score)
             else:
-                return
+                said = self._quantity(part, float(score), minutes)
+            answers.append(
+                Ahead(
+                    domain=self.domain.name,
+                    question=forecast.name,
+                    at=at,
+                    minutes=minutes,
+                    unit=self.domain.target.unit,
+                    model_version=self.card.version,
+                    simulated=self.simulated,
+                    **said,
+                )
+            )
+        return answers

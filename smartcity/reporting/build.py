@@ -28,7 +28,10 @@ class Step:
 
 
 def build(
-    names: Sequence[str], *, progress: Progress = lambda domain, notebook, done, cells: None
+    names: Sequence[str],
+    *,
+    quick: bool = False,
+    progress: Progress = lambda domain, notebook, done, cells: None,
 ) -> list[Step]:
     """Bring all notebooks of some domains up to date.
 
@@ -37,40 +40,43 @@ def build(
 
     Args:
         names: The domains.
+        quick: Train one quick candidate each, to have something to serve; what a thorough search
+            made is up to date all the same.
         progress: Called with (domain, notebook, cells done, cells in all), from several threads.
 
     Returns:
         What became of every step, in order.
     """
     with ThreadPoolExecutor(settings.current().jobs) as pool:
-        chains = pool.map(lambda name: _chain(name, progress), names)
+        chains = pool.map(lambda name: _chain(name, progress, quick=quick), names)
     return [step for chain in chains for step in chain]
 
 
-def _chain(domain: str, progress: Progress) -> list[Step]:
+def _chain(domain: str, progress: Progress, *, quick: bool) -> list[Step]:
     steps: list[Step] = []
     for notebook in CHAIN:
         if any(step.outcome == "failed" for step in steps):
             steps.append(Step(domain, notebook, "not started", None, None))
             continue
         try:
-            steps.append(_step(domain, notebook, progress))
+            steps.append(_step(domain, notebook, progress, quick=quick))
         except SmartCityError as error:
             steps.append(Step(domain, notebook, "failed", None, str(error)))
     return steps
 
 
-def _step(domain: str, notebook: str, progress: Progress) -> Step:
+def _step(domain: str, notebook: str, progress: Progress, *, quick: bool) -> Step:
     path = runner.find(notebook)
-    values = parameters.check(path, {"domain": domain})
-    wanted = runner.fingerprint(path, values)
+    given: dict[str, object] = {"domain": domain}
+    wanted = {runner.fingerprint(path, parameters.check(path, given))}
+    if quick and notebook == "02_train":
+        given["thorough"] = False
+        wanted.add(runner.fingerprint(path, parameters.check(path, given)))
     for run in runs.listed(notebook, domain):
-        if run.status == "succeeded" and run.fingerprint == wanted and _stands(run):
+        if run.status == "succeeded" and run.fingerprint in wanted and _stands(run):
             progress(domain, notebook, 1, 1)
             return Step(domain, notebook, "up to date", run, None)
-    made = runner.run(
-        notebook, {"domain": domain}, progress=lambda d, n: progress(domain, notebook, d, n)
-    )
+    made = runner.run(notebook, given, progress=lambda d, n: progress(domain, notebook, d, n))
     return Step(domain, notebook, "made", made, None)
 
 

@@ -69,7 +69,8 @@ def fingerprint(notebook: Path, values: Mapping[str, Any]) -> str:
         digest.update(path.read_bytes())
     for source in data.locate(domain, values.get("site", "main")):
         digest.update(f"{source.path.name} {source.sha256} {source.simulated}".encode())
-    if "registry" in notebook.read_text(encoding="utf-8"):  # it reads the served model
+    text = notebook.read_text(encoding="utf-8")
+    if "registry" in text or "Predictor" in text:  # it reads the served model
         digest.update((_served(domain.name) or "").encode())
     return digest.hexdigest()
 
@@ -118,6 +119,7 @@ def run(
         failure = _execute(notebook, home / "notebook.ipynb", values, progress)
         summaries = _extract(home) if failure is None else []
         made = registry.of_run(domain.name, run_id)
+        gate = registry.card(domain.name, made).gate if made and not failure else None
         record = Run(
             id=run_id,
             notebook=notebook.stem,
@@ -130,6 +132,7 @@ def run(
             inputs=[source.record() for source in sources],
             simulated=any(source.simulated for source in sources),
             model_version=made if made and not failure else _served(domain.name),
+            refused=gate.reasons if gate else [],
             smartcity=__version__,
             error=failure,
             summaries=summaries,
@@ -137,8 +140,11 @@ def run(
         page.write(home / "notebook.ipynb", home / "report.html", record)
         runs.keep(record, home)
         if made and not failure:
-            registry.promote(domain.name, made)
-            served = True
+            served = True  # or refused by its gate: then it stays, to be looked at
+            if record.refused:
+                log.warning("model not served", domain=domain.name, reasons=record.refused)
+            else:
+                registry.promote(domain.name, made)
     finally:
         shutil.rmtree(home, ignore_errors=True)
         # What a failed run published was never served, and goes.

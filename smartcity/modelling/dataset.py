@@ -1,0 +1,195 @@
+"""What models learn from: clean readings, and the questions asked of them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from smartcity import data, features
+from smartcity.domains import Domain
+from smartcity.errors import DataError
+from smartcity.features import History, Matrix, Times, View
+
+#: Fewer rows than this cannot be split twice and still say anything.
+FEWEST_ROWS = 100
+FEWEST_OF_A_CLASS = 5
+#: Rows of a forecast kept, evenly over origins: more cost time and taught nothing new.
+MOST_ROWS = 6_000
+NOW = "now"
+
+Values = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a model learns from: clean, complete, in time order.
+
+    Attributes:
+        readings: As published, faults included.
+        findings: What is wrong with them.
+        clean: Every row with a time, gaps as NaN: what recent readings are taken from.
+        rows: The rows to learn from: ``recorded_at``, the measured inputs and the target.
+        left_out: Why readings were not used: reason -> number of rows.
+    """
+
+    domain: Domain
+    readings: data.Readings
+    findings: pd.DataFrame
+    clean: pd.DataFrame
+    rows: pd.DataFrame
+    left_out: dict[str, int]
+
+    @cached_property
+    def times(self) -> Times:
+        """When each row was read."""
+        return self.rows["recorded_at"].to_numpy().astype("datetime64[s]")
+
+    @cached_property
+    def inputs(self) -> Matrix:
+        """The specified inputs, shape (rows, inputs)."""
+        return features.matrix(self.domain, columns(self.rows), recorded_at=self.times)
+
+    @cached_property
+    def y(self) -> Values:
+        """The target, shape (rows,)."""
+        return self.rows[self.domain.target.name].to_numpy(dtype=np.float64)
+
+    @cached_property
+    def history(self) -> History:
+        """All clean readings, to look back at."""
+        times = self.clean["recorded_at"].to_numpy().astype("datetime64[s]")
+        return History.of(self.domain, columns(self.clean), times)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question, asked of every row of the past: what was known, and what then came.
+
+    Attributes:
+        name: ``now`` or the name of a forecast.
+        y: What came, shape (rows,).
+        when: The time asked about, ascending, shape (rows,).
+        known: How many rows of ``dataset.history`` were known then, shape (rows,).
+        ahead: Minutes ahead of the last reading; 0 for ``now``; shape (rows,).
+        naive: What a guess without a model would have said: name -> shape (rows,).
+    """
+
+    name: str
+    dataset: Dataset
+    y: Values
+    when: Times
+    known: Rows
+    ahead: NDArray[np.int64]
+    naive: dict[str, Values]
+    place: Rows
+
+    def matrix(self, view: View) -> Matrix:
+        """Build the matrix of a view for all rows."""
+        rows = columns(self.dataset.rows.iloc[self.place]) if view.inputs else {}
+        history = self.dataset.history if view.history else None
+        return features.seen(
+            self.dataset.domain, view, rows, at=self.when, history=history, known=self.known
+        )
+
+    @property
+    def days(self) -> NDArray[np.int64]:
+        """The day each row is about, counted from 1970."""
+        return self.when.astype("datetime64[D]").astype(np.int64)
+
+
+def columns(rows: pd.DataFrame) -> dict[str, Any]:
+    """Give the columns of a table by name."""
+    return {str(name): rows[name].to_numpy() for name in rows.columns if name != "recorded_at"}
+
+
+def prepare(name: str, site: str = "main") -> Dataset:
+    """Read, check and clean the readings of a domain.
+
+    Raises:
+        UsageError: No such domain or site.
+        DataError: The files are missing, damaged, or leave too little to learn from.
+    """
+    readings = data.read(name, site)
+    domain = readings.domain
+    findings = data.check(readings)
+    clean = data.clean(readings, findings)
+    rows, left_out = data.usable(domain, clean)
+    left_out["a fault in the row"] = int(
+        findings.loc[findings["action"] == "row left out", "row"].nunique()
+    )
+    if len(rows) < FEWEST_ROWS:
+        raise DataError(
+            f"Only {len(rows)} of {len(readings.frame)} readings of {name!r} can be used "
+            f"({left_out}); at least {FEWEST_ROWS} are needed."
+        )
+    absent = [
+        level.published
+        for number, level in enumerate(domain.target.levels)
+        if (rows[domain.target.name] == number).sum() < FEWEST_OF_A_CLASS
+    ]
+    if absent:
+        raise DataError(
+            f"The readings of {name!r} hold fewer than {FEWEST_OF_A_CLASS} rows of {absent}: a "
+            f"model trained on them could not tell these classes. Use readings that hold each."
+        )
+    return Dataset(domain, readings, findings, clean, rows, left_out)
+
+
+def problems(dataset: Dataset) -> dict[str, Problem]:
+    """Pose the questions: what is it now, and each forecast the domain names."""
+    place = np.arange(len(dataset.y))
+    known = np.searchsorted(dataset.history.times, features.minutes(dataset.times), "left")
+    ahead = np.zeros(len(place), dtype=np.int64)
+    posed = {NOW: _problem(NOW, dataset, place, dataset.times, known, ahead)}
+    for forecast in dataset.domain.forecasts:
+        found = [_ahead(dataset, m, len(forecast.minutes)) for m in forecast.minutes]
+        joined = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+        order = np.argsort(joined[1], kind="stable")
+        posed[forecast.name] = _problem(forecast.name, dataset, *(p[order] for p in joined))
+    return posed
+
+
+def _ahead(
+    dataset: Dataset, ahead: int, horizons: int
+) -> tuple[Rows, Times, Rows, NDArray[np.int64]]:
+    """Pair each reading with the one that came nearest to so many minutes later."""
+    step = dataset.domain.format.step_minutes
+    rows, origins = features.minutes(dataset.times), dataset.history.times
+    stride = -(-len(origins) * horizons // MOST_ROWS)
+    # Horizons take turns over the origins, so that no hour of the day is left out.
+    chosen = np.arange((ahead // step) % stride, len(origins), stride)
+    wanted = origins[chosen] + ahead
+    place = _nearest(rows, wanted)
+    is_there = np.abs(rows[place] - wanted) <= step / 2
+    at = (wanted * 60).astype(np.int64).astype("datetime64[s]")
+    kept = (place[is_there], at[is_there], chosen[is_there] + 1)
+    return (*kept, np.full(int(is_there.sum()), ahead))
+
+
+def _nearest(times: Values, wanted: Values) -> Rows:
+    """Find the row read nearest to each time."""
+    after = np.clip(np.searchsorted(times, wanted), 1, len(times) - 1)
+    is_before = wanted - times[after - 1] <= times[after] - wanted
+    return np.asarray(after - is_before, dtype=np.int64)
+
+
+def _problem(
+    name: str, dataset: Dataset, place: Rows, at: Times, known: Rows, ahead: NDArray[np.int64]
+) -> Problem:
+    rows, y = features.minutes(dataset.times), dataset.y
+    newest = dataset.history.times[np.maximum(known - 1, 0)]
+    previous = np.searchsorted(rows, newest, "right") - 1
+    naive = {"previous reading": np.where(previous >= 0, y[np.maximum(previous, 0)], np.nan)}
+    for guess, days in (("same time yesterday", 1), ("same time last week", 7)):
+        wanted = features.minutes(at) - days * features.DAY
+        back = _nearest(rows, wanted)
+        is_there = np.abs(rows[back] - wanted) <= dataset.domain.format.step_minutes
+        # Nothing read then: as the last reading, which is always there.
+        naive[guess] = np.where(
+            is_there & (rows[back] <= newest), y[back], naive["previous reading"]
+        )
+    return Problem(name, dataset, y[place], at, known, ahead, naive, place)

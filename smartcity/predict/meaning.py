@@ -1,0 +1,83 @@
+"""What an answer means outside the model: guidelines, street capacity, cost and emissions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smartcity import domains
+from smartcity.domains import Domain
+
+#: A mean counts when at least three quarters of its hours are known (2008/50/EC, Annex XI).
+KNOWN_SHARE = 0.75
+
+
+def guidance(domain: Domain, value: float, row: Mapping[str, Any]) -> list[str]:
+    """Say what an answer means, one sentence each.
+
+    Args:
+        domain: The question.
+        value: The answer, or the number of its class.
+        row: The checked inputs, with options and recent readings where they were given.
+    """
+    if domain.target.levels:
+        return [domain.target.levels[int(value)].advice, *_street(domain, row)]
+    return [*_tables(domain, value, row.get("recent") or ()), *_bill(domain, value, row)]
+
+
+def _tables(domain: Domain, value: float, recent: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Compare a pollutant with the guideline tables, over their own averaging time if known."""
+    said, is_single = [], False
+    for table in domains.tables(domain.target.pollutant):
+        mean = _running_mean(domain, value, recent, table.hours)
+        if mean is None:
+            is_single = True
+            said.append(
+                f"{table.standard} ({table.edition}, {table.averaging} mean): {table.band(value)}."
+            )
+        else:
+            said.append(
+                f"{table.standard} ({table.edition}), {table.averaging} running mean {mean:.2f} "
+                f"{domain.target.unit}: {table.band(mean)}."
+            )
+    caution = "Indicative only: this is one hour, the tables are for longer means."
+    return [*said, caution] if is_single else said
+
+
+def _running_mean(
+    domain: Domain, value: float, recent: Sequence[Mapping[str, Any]], hours: int
+) -> float | None:
+    """Average the answer and what was measured in the hours before it; None if too few are known.
+
+    Readings are hourly in the tables' sense only where the domain's are.
+    """
+    if domain.format.step_minutes != 60 or not hours:
+        return None
+    earlier = [reading[domain.target.name] for reading in recent[-(hours - 1) :]]
+    known = [value, *(v for v in earlier if v is not None)]
+    return sum(known) / len(known) if len(known) >= hours * KNOWN_SHARE else None
+
+
+def _street(domain: Domain, row: Mapping[str, Any]) -> list[str]:
+    """Turn counts into car units and, given lanes and capacity, into use of the street."""
+    counted = [i for i in domain.inputs if i.car_units is not None]
+    if not counted:
+        return []
+    hourly = 60 / domain.format.step_minutes
+    volume = hourly * sum(row[i.name] * (i.car_units or 0) for i in counted)
+    said = [f"That is {volume:.0f} passenger car units an hour."]
+    lanes, capacity = row.get("lanes"), row.get("capacity")
+    if lanes and capacity:
+        ratio = volume / (lanes * capacity)
+        bands = [t.band(ratio) for t in domains.tables("volume over capacity")]
+        said.append(f"Volume over capacity is {ratio:.2f}, level of service {bands[0]}.")
+    return said
+
+
+def _bill(domain: Domain, value: float, row: Mapping[str, Any]) -> list[str]:
+    """Turn energy into cost and emissions, where a tariff or a grid factor is given."""
+    said = []
+    if row.get("tariff") is not None:
+        said.append(f"At {row['tariff']:g} per {domain.target.unit}: {value * row['tariff']:.2f}.")
+    if row.get("grid_factor") is not None:
+        emitted = value * row["grid_factor"]
+        said.append(f"At {row['grid_factor']:g} kg CO₂e per kWh: {emitted:.2f} kg CO₂e.")
+    return said

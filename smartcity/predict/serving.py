@@ -1,0 +1,66 @@
+"""Every domain's predictor while the servers run: follows what is served, keeps the last good."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smartcity import domains, logs, registry
+from smartcity.errors import ModelError
+from smartcity.predict.predictor import Predictor
+
+log = logs.get(__name__)
+
+
+@dataclass
+class Predictors:
+    """Every domain's predictor; follows ``CURRENT`` while running and keeps the last good model.
+
+    Attributes:
+        folder: Where models live; the setting by default.
+        errors: Domain -> why its current version is not the one being served.
+    """
+
+    folder: Path | None = None
+    errors: dict[str, str] = field(default_factory=dict)
+    _open: dict[str, Predictor] = field(default_factory=dict)
+    _refused: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    def get(self, name: str) -> Predictor:
+        """Give the predictor of a domain, the newly published one if there is one.
+
+        A version that does not open is reported in ``errors``; the one served before it stays, and
+        at a cold start the newest older version that opens is served.
+
+        Raises:
+            UsageError: There is no such domain.
+            ModelError: No version of it can be served.
+        """
+        domain = domains.load(name).name
+        try:
+            wanted = registry.current(domain, self.folder)
+            self._follow(domain, wanted)
+        except ModelError as error:
+            self.errors[domain] = str(error)
+        if domain not in self._open:
+            raise ModelError(self.errors[domain])
+        return self._open[domain]
+
+    def _follow(self, domain: str, wanted: str) -> None:
+        """Open the wanted version unless it is open, or was refused and has not changed since."""
+        serving = self._open.get(domain)
+        if serving and serving.card.version == wanted:
+            self.errors.pop(domain, None)
+            return
+        stamp = registry.stamp(domain, wanted, self.folder)
+        if self._refused.get(domain) == (wanted, stamp):
+            return
+        self._refused[domain] = (wanted, stamp)
+        self.errors.pop(domain, None)
+        older = [] if serving else registry.before(domain, wanted, self.folder)
+        for version in [wanted, *reversed(older)]:
+            try:
+                self._open[domain] = Predictor.load(domain, version, self.folder)
+            except ModelError as error:
+                self.errors.setdefault(domain, str(error))
+                log.warning("model refused", domain=domain, version=version, error=str(error))
+            else:
+                return
