@@ -159,13 +159,15 @@ def coverage(counted: dict[str, Any]) -> Chart:
     return _figure("coverage", title, summary, [bars, aim], yaxis=axis, xaxis={"type": "category"})
 
 
-def reliability(bins: Sequence[dict[str, Any]], *, name: str = "reliability") -> Chart:
+def reliability(bins: Sequence[dict[str, Any]], forecast: Forecast | None = None) -> Chart:
     """Draw stated probabilities beside how often they were right.
 
     Args:
         bins: ``stated``, ``right`` and ``answers`` of each bin.
-        name: The figure's name, where there are several.
+        forecast: Whose they are, if not the present's.
     """
+    name = f"{forecast.name}_reliability" if forecast else "reliability"
+    about = f"{forecast.title}: do" if forecast else "Do"
     worst = max(bins, key=lambda b: b["answers"] * abs(b["stated"] - b["right"]))
     summary = (
         f"Of answers stated with {worst['stated']:.0%}, {worst['right']:.0%} were right "
@@ -185,7 +187,7 @@ def reliability(bins: Sequence[dict[str, Any]], *, name: str = "reliability") ->
     axes = {"range": [0, 1.02], "tickformat": ".0%"}
     return _figure(
         name,
-        "Do its probabilities mean what they say?",
+        f"{about} its probabilities mean what they say?",
         summary,
         [ideal, found],
         xaxis={"title": {"text": "stated probability"}, **axes},
@@ -200,7 +202,7 @@ def horizons(
 
     Args:
         forecast: The question.
-        by_ahead: Minutes -> the metric and the skill over the best naive guess.
+        by_ahead: Minutes -> the metric and the skill over the best baseline.
         metric: ``rmse`` or ``accuracy``.
         unit: The target's unit.
     """
@@ -219,8 +221,8 @@ def horizons(
     )
     return _figure(
         f"{forecast.name}_skill",
-        f"{forecast.title}: skill over the best naive guess",
-        f"Better than the best naive guess at {better} of {len(skills)} distances.",
+        f"{forecast.title}: skill over the best baseline",
+        f"Better than the best baseline at {better} of {len(skills)} distances.",
         [bars],
         xaxis={"title": {"text": "hours ahead"}},
         yaxis={"tickformat": ".0%"},
@@ -232,7 +234,7 @@ def importance(groups: Sequence[str], worse: Sequence[float], *, metric: str, un
     label = f"RMSE rises by, {unit}" if metric == "rmse" else "share of wrong classes rises by"
     bars = go.Bar(
         x=list(worse),
-        y=list(groups),
+        y=[group.replace(" + ", ",<br>") for group in groups],
         orientation="h",
         marker={"color": MODEL},
         text=[f"{v:.2f}" for v in worse],

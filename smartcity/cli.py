@@ -469,8 +469,17 @@ def up(
     def say(text: str) -> None:
         out.print(text, highlight=False)
 
+    def train() -> None:
+        from smartcity import reporting
+
+        steps = reporting.build(list(domains.load_all()), quick=True, notebooks=["02_train"])
+        for step in steps:
+            say(f"{step.domain}: {step.error or 'a first model is served'}")
+
     if first_build:
-        stack.up(say, meanwhile=lambda: build(quick=True), afterwards=["build"])
+        say("Training a first, quick model of each question")
+        # What makes the page whole comes next; then the search for better models, for minutes.
+        stack.up(say, meanwhile=train, afterwards=[["build", "--quick"], ["build"]])
     else:
         stack.up(say)
 

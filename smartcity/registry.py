@@ -136,11 +136,11 @@ class Card(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """Say in one sentence whether the model beats the best naive guess on later time."""
+        """Say in one sentence whether the model beats the best baseline on later time."""
         return self.judged(self.champion)
 
     def judged(self, name: str) -> str:
-        """Say the same of one of its parts; skill is 1 - error / the best guess's (Murphy 1988)."""
+        """Say the same of one of its parts; skill is 1 - error / the best one's (Murphy 1988)."""
         part = self.parts[name]
         skill, best = part.skill["time_ordered"], part.best_baseline["time_ordered"]
         own, naive = part.metrics["time_ordered"], part.baselines[best]["time_ordered"]
@@ -151,7 +151,7 @@ class Card(BaseModel):
             figures = f"it is right in {own['accuracy']:.1%} of readings, against "
             figures += f"{naive['accuracy']:.1%}"
         word = "better" if skill > 0.01 else "worse" if skill < -0.01 else "no better"
-        return f"On later time the model is {word} than the best naive guess, {best}: {figures}."
+        return f"On later time the model is {word} than the best baseline, {best}: {figures}."
 
 
 @dataclass

@@ -44,14 +44,14 @@ def up(
     say: Callable[[str], None],
     *,
     meanwhile: Callable[[], None] = lambda: None,
-    afterwards: Sequence[str] = (),
+    afterwards: Sequence[Sequence[str]] = (),
 ) -> None:
     """Run the API and the dashboard until stopped.
 
     Args:
         say: Told the two addresses once they answer.
         meanwhile: Done while the servers start; they follow the models it publishes.
-        afterwards: A command of ours to run beside them once they answer; none if empty.
+        afterwards: Commands of ours to run beside them once they answer, one after the other.
 
     Raises:
         SmartCityError: A port is taken, or a server did not start or died.
@@ -76,17 +76,30 @@ def up(
         say(f"Dashboard  http://localhost:{known.dashboard_port}")
         say(f"API        http://localhost:{known.api_port}  (docs: /api/docs)")
         with suppress(KeyboardInterrupt):  # once they serve, to be stopped is no failure
-            helper = _start(servers, afterwards) if afterwards else None
-            while all(server.poll() is None for server in servers.values() if server != helper):
+            waiting = [list(words) for words in afterwards]
+            while all(server.poll() is None for name, server in servers.items() if name in checks):
+                _go_on(servers, waiting, say)
                 time.sleep(0.5)
-                if helper and helper.poll() is not None:
-                    failed = f" failed; see {known.logs / afterwards[0]}.log"
-                    say(
-                        f"smartcity {' '.join(afterwards)}{failed if helper.poll() else ' is done'}"
-                    )
-                    helper = servers.pop(afterwards[0]) and None
-            died = [name for name, server in servers.items() if server.poll() is not None]
+            died = [name for name in checks if servers[name].poll() is not None]
             raise SmartCityError(f"smartcity {died[0]} stopped; the log tells more: {known.logs}")
+
+
+def _go_on(
+    servers: dict[str, subprocess.Popen[bytes]],
+    waiting: list[list[str]],
+    say: Callable[[str], None],
+) -> None:
+    """Start the next command once the one before has ended, and say how that ended."""
+    if not waiting:
+        return
+    name = waiting[0][0]
+    if name not in servers:
+        _start(servers, waiting[0])
+    elif (code := servers[name].poll()) is not None:
+        words = " ".join(waiting.pop(0))
+        del servers[name]
+        log_file = settings.current().logs / f"{name}.log"
+        say(f"smartcity {words} {f'failed; see {log_file}' if code else 'is done'}")
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def test_energy_is_honest_about_later_time(cards: dict[str, registry.Card]) -> N
 
     assert energy.specified["random"]["r2"] > 0.5
     assert energy.specified["time_ordered"]["r2"] < 0.3
-    assert "is worse than the best naive guess" in energy.judged("now")
+    assert "is worse than the best baseline" in energy.judged("now")
     assert energy.parts["recent"].skill["time_ordered"] >= 0.35
 
 

@@ -53,10 +53,11 @@ def overview(domain: Domain, facts: Mapping[str, Any] | None) -> str:
         number, unit = f"{facts['value']:.0%}", "high or above"
     else:
         number, unit = f"{facts['value']:.2f}", domain.target.unit
-    titles = {forecast.name: forecast.title for forecast in domain.forecasts}
+    said = facts.get("forecasts", {})
     comes = "".join(
-        f"<li>{escape(titles.get(question, question))}: {escape(said)}</li>"
-        for question, said in facts.get("forecasts", {}).items()
+        f"<li>{escape(forecast.title)}: {escape(said[forecast.name])}</li>"
+        for forecast in domain.forecasts
+        if forecast.name in said
     )
     return (
         f'{name}<p class="smartcity-number">{number} <span>{escape(unit)}</span></p>'

@@ -10,13 +10,14 @@ from scipy.stats import spearmanr
 from smartcity.features import CLOCK, Matrix
 from smartcity.modelling import evaluation
 from smartcity.modelling.candidates import make
-from smartcity.modelling.search import Tried
+from smartcity.modelling.search import ONE_THREAD, Tried
 
 #: Inputs whose ranks agree this far are shuffled together: shuffled alone, each would look useless.
 ALIKE = 0.8
 REPEATS = 5
 
 
+@ONE_THREAD
 def importance(tried: Tried) -> pd.DataFrame:
     """Shuffle what a model looks at, on later time, one group after the other.
 

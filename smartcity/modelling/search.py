@@ -22,6 +22,8 @@ from smartcity.modelling.evaluation import LEVEL, ORIGINS, TEST_SHARE, Scores
 
 Answers = NDArray[np.float64]
 Progress = Callable[[int, int], None]
+#: Fits run side by side, in this process and in others: threads of one would wait for each other.
+ONE_THREAD = threadpool_limits.wrap(limits=1)
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ class Search:
         return min(fitting, key=lambda t: (round(t.error, 4), len(t.candidate.members)))
 
 
+@ONE_THREAD
 def search(
     problem: Problem, only: Collection[str] = (), *, progress: Progress = lambda done, tasks: None
 ) -> Search:
@@ -195,9 +198,8 @@ def search(
     tasks.sort(key=lambda task: -len(cuts[task[1]][0]))
     chosen, domain = settings.current(), problem.dataset.domain
     answers: dict[str, dict[str, Answers]] = {name: {} for name in single}
-    # One thread per fit: the fits themselves run side by side.
     jobs = 1 if only else chosen.jobs  # a few fits are done before workers have started
-    with threadpool_limits(1), joblib.parallel_config(chosen.backend, n_jobs=jobs):
+    with joblib.parallel_config(chosen.backend, n_jobs=jobs):
         found = joblib.Parallel(return_as="generator")(
             joblib.delayed(answer)(
                 domain, known[name], matrices[known[name].view], problem.y, *cuts[split]
@@ -223,6 +225,7 @@ def search(
     return Search(problem, tried, scored)
 
 
+@ONE_THREAD
 def recipe(problem: Problem, name: str) -> Tried:
     """Fit one candidate anew on the rows before the time-ordered test, and answer those.
 

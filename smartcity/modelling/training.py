@@ -23,7 +23,7 @@ from smartcity.modelling.card import as_markdown
 from smartcity.modelling.dataset import NOW, Dataset, problems
 from smartcity.modelling.evaluation import LEVEL
 from smartcity.modelling.export import export, hard_rows
-from smartcity.modelling.search import Search, Tried, calibrate, search
+from smartcity.modelling.search import ONE_THREAD, Search, Tried, calibrate, search
 from smartcity.registry import Card, Fitted, Gate, Novelty, Part
 
 _PACKAGES = (
@@ -109,6 +109,7 @@ def train(
     return Trained(dataset, searches, chosen, fitted, left_out)
 
 
+@ONE_THREAD
 def _fit(tried: Tried) -> Fitted:
     """Fit a candidate on all rows of its question, and export it."""
     problem, domain = tried.problem, tried.problem.dataset.domain

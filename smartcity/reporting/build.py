@@ -31,6 +31,7 @@ def build(
     names: Sequence[str],
     *,
     quick: bool = False,
+    notebooks: Sequence[str] = CHAIN,
     progress: Progress = lambda domain, notebook, done, cells: None,
 ) -> list[Step]:
     """Bring all notebooks of some domains up to date.
@@ -42,19 +43,20 @@ def build(
         names: The domains.
         quick: Train one quick candidate each, to have something to serve; what a thorough search
             made is up to date all the same.
+        notebooks: Which of the chain, in order; all by default.
         progress: Called with (domain, notebook, cells done, cells in all), from several threads.
 
     Returns:
         What became of every step, in order.
     """
     with ThreadPoolExecutor(settings.current().jobs) as pool:
-        chains = pool.map(lambda name: _chain(name, progress, quick=quick), names)
+        chains = pool.map(lambda name: _chain(name, notebooks, progress, quick=quick), names)
     return [step for chain in chains for step in chain]
 
 
-def _chain(domain: str, progress: Progress, *, quick: bool) -> list[Step]:
+def _chain(domain: str, notebooks: Sequence[str], progress: Progress, *, quick: bool) -> list[Step]:
     steps: list[Step] = []
-    for notebook in CHAIN:
+    for notebook in notebooks:
         if any(step.outcome == "failed" for step in steps):
             steps.append(Step(domain, notebook, "not started", None, None))
             continue
