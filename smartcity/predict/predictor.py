@@ -101,6 +101,9 @@ class Predictor:
         self.domain = domain
         self.card = model.card
         self._model = model
+        self._names = {name: part.view.names for name, part in self.card.parts.items()}
+        self._specs = {spec.name: spec for spec in domain.inputs}
+        self._places = [names.index(name) for name in now.view.inputs]
         self._limits = {
             name: Limits(model.card, part.view.inputs) for name, part in self.card.parts.items()
         }
@@ -204,8 +207,7 @@ class Predictor:
     def _matrix(self, name: str, rows: Sequence[Mapping[str, Any]], inputs: Matrix) -> Matrix:
         view = self.card.parts[name].view
         if name == NOW:
-            places = [self.domain.names.index(n) for n in view.inputs]
-            return np.ascontiguousarray(inputs[:, places])
+            return np.ascontiguousarray(inputs[:, self._places])
         seen = [
             features.seen(
                 self.domain,
@@ -316,7 +318,7 @@ class Predictor:
 
     def _reasons(self, name: str, x: NDArray[np.float32], score: Any) -> Reasons:
         """Share what makes this answer differ from the usual one among what was looked at."""
-        part, names = self.card.parts[name], self.card.parts[name].view.names
+        part, names = self.card.parts[name], self._names[name]
         sums = {s.name: s.sum_of for s in self.domain.inputs if s.sum_of and s.name in names}
         groups: dict[str, list[int]] = {}
         for place, column in enumerate(names):
@@ -343,17 +345,16 @@ class Predictor:
 
     def _group(self, column: str) -> str:
         """Name what a column of the view stands for, to a reader."""
-        if column in self.domain.names:
+        if column in self._specs:
             return column
         return "time" if column in {*CLOCK, "elapsed"} else "recent readings"
 
     def _in_words(
         self, group: str, x: NDArray[np.float32], by: float, part: Part, number: int
     ) -> str:
-        specs = {spec.name: spec for spec in self.domain.inputs}
         about = {"time": "The time of day and week", "recent readings": "The recent readings"}
-        if group in specs:
-            spec, place = specs[group], part.view.names.index(group)
+        if group in self._specs:
+            spec, place = self._specs[group], part.view.inputs.index(group)
             unit = "" if spec.unit == "as published" else f" {spec.unit}"
             value = "missing" if math.isnan(x[place]) else f"at {x[place]:.4g}{unit}"
             about[group] = f"{spec.label} {value} (usually {part.typical[place]:.4g})"
