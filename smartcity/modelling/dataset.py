@@ -16,8 +16,8 @@ from smartcity.features import History, Matrix, Times, View
 #: Fewer rows than this cannot be split twice and still say anything.
 FEWEST_ROWS = 100
 FEWEST_OF_A_CLASS = 5
-#: Rows of a forecast kept, evenly over origins: more cost time and taught nothing new.
-MOST_ROWS = 6_000
+#: Rows kept of a forecast with many horizons, evenly over origins: more take minutes.
+MOST_ROWS, FEW_HORIZONS = 6_000, 3
 NOW = "now"
 
 Values = NDArray[np.float64]
@@ -159,7 +159,7 @@ def _ahead(
     """Pair each reading with the one that came nearest to so many minutes later."""
     step = dataset.domain.format.step_minutes
     rows, origins = features.minutes(dataset.times), dataset.history.times
-    stride = -(-len(origins) * horizons // MOST_ROWS)
+    stride = 1 if horizons <= FEW_HORIZONS else -(-len(origins) * horizons // MOST_ROWS)
     # Horizons take turns over the origins, so that no hour of the day is left out.
     chosen = np.arange((ahead // step) % stride, len(origins), stride)
     wanted = origins[chosen] + ahead
