@@ -157,12 +157,14 @@ def _inside(estimator: Any) -> list[Any]:
     """Find the histogram gradient boosting inside an estimator, however deep."""
     if hasattr(estimator, "_predictors"):
         return [estimator]
-    parts: list[Any] = []
-    for value in vars(estimator).values():
-        items = value if isinstance(value, list) else [value]
-        flat = [i[-1] if isinstance(i, tuple) else i for i in items]
-        parts += [i for i in flat if isinstance(i, BaseEstimator)]
-    return [found for part in parts for found in _inside(part)]
+    return [found for part in _parts(estimator) for found in _inside(part)]
+
+
+def _parts(estimator: Any) -> list[Any]:
+    """List the estimators an estimator holds itself."""
+    held = [v if isinstance(v, list) else [v] for v in vars(estimator).values()]
+    flat = [i[-1] if isinstance(i, tuple) and i else i for items in held for i in items]
+    return [i for i in flat if isinstance(i, BaseEstimator)]
 
 
 def thresholds(fitted: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -189,12 +191,7 @@ def _trees(estimator: Any) -> list[Any]:
         hasattr(tree, "tree_") for tree in estimator.estimators_
     ):
         return [tree.tree_ for tree in estimator.estimators_]
-    parts: list[Any] = []
-    for value in vars(estimator).values():
-        items = value if isinstance(value, list) else [value]
-        flat = [i[-1] if isinstance(i, tuple) else i for i in items]
-        parts += [i for i in flat if isinstance(i, BaseEstimator)]
-    return [found for part in parts for found in _trees(part)]
+    return [found for part in _parts(estimator) for found in _trees(part)]
 
 
 def hard_rows(fitted: Any, X: Matrix, optional: list[int], *, most: int = 250) -> Matrix:
