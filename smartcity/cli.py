@@ -474,7 +474,9 @@ def up(
 
         steps = reporting.build(list(domains.load_all()), quick=True, notebooks=["02_train"])
         for step in steps:
-            say(f"{step.domain}: {step.error or 'a first model is served'}")
+            refused = step.run.refused if step.run else []
+            kept = f"what was served stays: {' '.join(refused)}" if refused else "a model is served"
+            say(f"{step.domain}: {step.error or kept}")
 
     if first_build:
         say("Training a first, quick model of each question")

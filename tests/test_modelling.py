@@ -417,6 +417,19 @@ def test_a_model_worse_than_the_served_one_is_refused(trained: Trained) -> None:
     assert modelling.judge(trained["air_quality"], serving).passed
 
 
+def test_a_version_that_left_questions_untried_is_refused(trained: Trained) -> None:
+    serving = modelling.draft(trained["air_quality"], run="test").model_copy(
+        update={"version": "1.0.0"}
+    )
+    searches = {NOW: trained["air_quality"].searches[NOW]}
+    hasty = dataclasses.replace(trained["air_quality"], searches=searches)
+
+    gate = modelling.judge(hasty, serving)
+
+    assert len(serving.parts) > 1
+    assert any("The served 1.0.0 also answers next_" in reason for reason in gate.reasons)
+
+
 def _with_noise(trained: modelling.Trained, size: float) -> modelling.Trained:
     champion = trained.champion
     tried = trained.chosen[champion]

@@ -236,7 +236,8 @@ def levels(domain: Domain, later: pd.DataFrame) -> pd.Series:
 def table(card: Card, part: str | None = None) -> pd.DataFrame:
     """Lay a card's scores out for reading: one row per model or baseline and split."""
     shown = card.parts[part or card.champion]
-    models = {f"{shown.recipe} (served)": shown.metrics, **shown.candidates, **shown.baselines}
+    others = {name: scores for name, scores in shown.candidates.items() if name != shown.recipe}
+    models = {f"{shown.recipe} (chosen)": shown.metrics, **others, **shown.baselines}
     rows = [
         {"model": name, "split": split.replace("_", "-"), **values}
         for name, scores in models.items()

@@ -79,7 +79,7 @@ def train(
 
     Args:
         dataset: The readings.
-        thorough: Try everything; otherwise one quick candidate, and no forecasts.
+        thorough: Try everything; otherwise a few quick candidates, and no forecasts.
         serving: The card of what is being served: its recipe is tried too.
         progress: Called with (question, fits done, fits in all).
     """
@@ -144,8 +144,9 @@ def _skill(
 def judge(trained: Trained, serving: Card | None = None) -> Gate:
     """Decide whether a version may be served.
 
-    It must beat every naive guess and what is being served, both over the rolling origins, and hold
-    its coverage on later time. That its export agrees is seen to when it is published.
+    It must beat every naive guess and what is being served, both over the rolling origins, have
+    tried every question that is being answered, and hold its coverage on later time. That its
+    export agrees is seen to when it is published.
 
     Args:
         trained: The version.
@@ -159,7 +160,11 @@ def judge(trained: Trained, serving: Card | None = None) -> Gate:
     held = tried.sureness["overall"]
     if held < LEVEL - COVERAGE_SLACK:
         reasons.append(f"Of its {LEVEL:.0%} intervals or sets, only {held:.1%} hold.")
-    reasons += _against(tried, found, serving) if serving else []
+    if serving:
+        reasons += _against(tried, found, serving)
+        lost = {p.question for p in serving.parts.values()} - {*trained.searches}
+        if lost:
+            reasons.append(f"The served {serving.version} also answers {', '.join(sorted(lost))}.")
     return Gate(passed=not reasons, reasons=reasons)
 
 
