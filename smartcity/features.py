@@ -1,6 +1,6 @@
 """Readings or a request -> the model's matrix; one code for training and serving."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,41 @@ def matrix(
 def on_log_scale(values: NDArray[Any]) -> NDArray[np.float64]:
     """Give sign(x) log(1 + |x|): sensors' readings spread in proportion to their size."""
     return np.asarray(np.sign(values) * np.log1p(np.abs(values)), dtype=np.float64)
+
+
+def tempered(probabilities: NDArray[np.float64], divisor: float) -> NDArray[np.float64]:
+    """Apply a temperature (Guo et al. 2017) to class probabilities of shape (rows, classes)."""
+    logits = np.log(np.clip(probabilities, 1e-6, 1)) / divisor
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def bounds(
+    tables: Sequence[Mapping[str, Any]],
+    predicted: NDArray[np.float64],
+    ahead: NDArray[np.int64],
+    *,
+    low: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the interval around each answer: a card's offsets, interpolated between its levels.
+
+    Args:
+        tables: One per distance: minutes ``ahead``; at which answers (``at``), how far ``below``
+            and ``above``.
+        predicted: Answers, shape (rows,).
+        ahead: Minutes ahead of each, shape (rows,).
+        low: Nothing lies below it.
+
+    Returns:
+        Lower and upper ends, shape (rows,) each.
+    """
+    lows, highs = np.full(len(predicted), np.nan), np.full(len(predicted), np.nan)
+    for table in tables:
+        rows = ahead == table["ahead"]
+        asked = predicted[rows]
+        lows[rows] = asked - np.interp(asked, table["at"], table["below"])
+        highs[rows] = asked + np.interp(asked, table["at"], table["above"])
+    return np.maximum(lows, low), np.maximum(highs, low)
 
 
 class View(BaseModel):

@@ -83,7 +83,8 @@ def test_a_new_domain_is_a_toml_file(tmp_path: Path) -> None:
         card = modelling.publish(trained, modelling.draft(trained, run="test"))
         registry.promote("noise", card.version)
         prediction = Predictor.load("noise").predict(usual(card))
-        answer = TestClient(create_app()).post("/api/v1/predict/noise", json=usual(card)).json()
+        with TestClient(create_app()) as client:
+            answer = client.post("/api/v1/predict/noise", json=usual(card)).json()
 
     assert list(card.metrics) == ["random", "rolling", "time_ordered"]
     assert prediction.unit == "dB(A)"

@@ -14,7 +14,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.svm import SVR
 
-from smartcity import domains, modelling, registry, settings
+from smartcity import domains, features, modelling, registry, settings
 from smartcity.errors import DataError, UsageError
 from smartcity.modelling import candidates, conformal, evaluation, export
 from smartcity.modelling.card import as_markdown
@@ -181,7 +181,7 @@ def test_temperature_undoes_overconfidence() -> None:
     sure = conformal.temperature(too_sure, observed)
 
     assert sure == pytest.approx(3, rel=0.1)
-    np.testing.assert_allclose(conformal.tempered(too_sure, 3.0), true, atol=0.02)
+    np.testing.assert_allclose(features.tempered(too_sure, 3.0), true, atol=0.02)
 
 
 def test_sets_hold_the_truth_as_often_as_stated() -> None:
@@ -205,7 +205,7 @@ def test_intervals_widen_with_the_level_and_hold_in_every_stretch() -> None:
     ahead = np.zeros(6000, dtype=int)
 
     tables = conformal.intervals(predicted, observed, ahead, stretch, level=0.9)
-    low, high = conformal.bounds(tables, predicted, ahead, low=0.0)
+    low, high = features.bounds(tables, predicted, ahead, low=0.0)
 
     held = (observed >= low) & (observed <= high)
     assert min(held[stretch == s].mean() for s in range(6)) >= 0.88

@@ -86,7 +86,7 @@ def test_a_timestamp_stands_for_its_parts(models: Models) -> None:
     [
         ({"timestamp": "soon"}, "must be a time"),
         ({"timestamp": 5}, "must be a time"),
-        ({"timestamp": "2022-01-31", "day": 3}, "not both"),
+        ({"timestamp": "2022-01-31T08:20", "day": 3}, "not both"),
         ({"day": 30, "month": 2, "hour": 0, "minute": 0}, "month 2 has no day 30"),
     ],
 )
@@ -474,7 +474,7 @@ def test_few_training_rows_are_called_unusual(trained: Any, models: Models) -> N
     dataset = trained["air_quality"].dataset
     limits = Limits(models["air_quality"], dataset.domain.names)
 
-    unusual = np.mean([limits.of(row).unusual for row in dataset.inputs])
+    unusual = np.mean([standing.unusual for standing in limits.of(dataset.inputs)])
 
     assert unusual < 0.02
 

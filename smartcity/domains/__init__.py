@@ -2,8 +2,9 @@
 
 import math
 import tomllib
+from bisect import bisect_left
 from datetime import date
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -172,6 +173,12 @@ class Domain(_Record):
         measured = {i.column: i.name for i in self.inputs if i.column}
         return measured | {self.target.column: self.target.name}
 
+    @cached_property
+    def car_units(self) -> tuple[tuple[str, float], ...]:
+        """Passenger cars an hour that one counted in a reading stands for, by input."""
+        hourly = 60 / self.format.step_minutes
+        return tuple((i.name, i.car_units * hourly) for i in self.inputs if i.car_units is not None)
+
     @property
     def sites(self) -> tuple[str, ...]:
         """Sites the published files belong to, the default first."""
@@ -211,14 +218,27 @@ class Table(_Record):
     bands: tuple[tuple[float, str], ...] = Field(description="(highest value, label) in order")
     above: str = Field(description="Label above the last band")
 
-    def band(self, value: float) -> str:
-        """Give the label of the band a value, in our unit, falls into."""
+    def place(self, value: float) -> int:
+        """Find the band a value, in our unit, falls into; ``labels`` names it."""
         theirs = value / self.scale
         if self.decimals is not None:
             digits = 10**self.decimals
             theirs = math.floor(theirs * digits + 1e-6) / digits
-        found = (label for high, label in self.bands if theirs <= high * (1 + 1e-12))
-        return next(found, self.above)
+        return bisect_left(self._tops, theirs)
+
+    @cached_property
+    def _tops(self) -> list[float]:
+        """Give the highest value of each band, a rounding error wider."""
+        return [high * (1 + 1e-12) for high, _ in self.bands]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Name every band, the one above the last too."""
+        return [*(label for _, label in self.bands), self.above]
+
+    def band(self, value: float) -> str:
+        """Give the label of the band a value, in our unit, falls into."""
+        return self.labels[self.place(value)]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from crepes import ConformalPredictiveSystem
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from smartcity.features import bounds, tempered
 from smartcity.modelling.dataset import Rows, Values
 
 #: Fewest errors per level of the answer; below, levels share one width.
@@ -72,18 +73,6 @@ def _table(predicted: Values, observed: Values, level: float) -> dict[str, list[
     return {"at": centres.tolist(), "below": below.tolist(), "above": above.tolist()}
 
 
-def bounds(
-    tables: list[dict[str, Any]], predicted: Values, ahead: Rows, *, low: float
-) -> tuple[Values, Values]:
-    """Give the interval around each answer, as serving does."""
-    lows, highs = np.full(len(predicted), np.nan), np.full(len(predicted), np.nan)
-    for t in tables:
-        rows = ahead == t["ahead"]
-        lows[rows] = predicted[rows] - np.interp(predicted[rows], t["at"], t["below"])
-        highs[rows] = predicted[rows] + np.interp(predicted[rows], t["at"], t["above"])
-    return np.maximum(lows, low), np.maximum(highs, low)
-
-
 def temperature(probabilities: NDArray[np.float64], observed: Values) -> float:
     """Find the temperature that makes probabilities mean what they say (Guo et al. 2017).
 
@@ -100,13 +89,6 @@ def temperature(probabilities: NDArray[np.float64], observed: Values) -> float:
         return float(-np.mean(np.log(tempered(probabilities, np.exp(log_t))[rows, truth])))
 
     return float(np.exp(minimize_scalar(loss, bounds=(-2.5, 2.5), method="bounded").x))
-
-
-def tempered(probabilities: NDArray[np.float64], divisor: float) -> NDArray[np.float64]:
-    """Apply a temperature to class probabilities of shape (rows, classes)."""
-    logits = np.log(np.clip(probabilities, 1e-6, 1)) / divisor
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def threshold(probabilities: NDArray[np.float64], observed: Values, *, level: float) -> float:

@@ -72,22 +72,27 @@ def _kernel(scope: Any, operator: Any, container: Any) -> None:
     from skl2onnx.algebra.onnx_ops import (
         OnnxAdd,
         OnnxCast,
+        OnnxConcat,
         OnnxExp,
+        OnnxGemm,
         OnnxMatMul,
-        OnnxMul,
         OnnxReduceSumSquare,
-        OnnxSub,
     )
 
     fitted, v = operator.raw_operator, {"op_version": container.target_opset}
     vectors = np.asarray(fitted.support_vectors_, dtype=np.float64)
     width = fitted._gamma  # noqa: SLF001  # the number that gamma came to
-    X = OnnxCast(operator.inputs[0], to=TensorProto.DOUBLE, **v)
-    # exp(-g |x - s|^2) = exp(2 g x.s - g |s|^2 - g |x|^2)
-    near = OnnxSub(OnnxMatMul(X, 2 * width * vectors.T, **v), width * (vectors**2).sum(1), **v)
-    size = OnnxMul(OnnxReduceSumSquare(X, np.array([1]), **v), np.array([width]), **v)
-    # The exponential alone is in single precision, where the runtime has a fast one.
-    exponent = OnnxCast(OnnxSub(near, size, **v), to=TensorProto.FLOAT, **v)
+    X = operator.inputs[0]
+    # exp(-g |x - s|^2) = exp(2 g x.s - g |x|^2 - g |s|^2), its exponent one product of (x, |x|^2)
+    # with (2 g s, -g). Never above nought, it loses nothing in single precision; the sum might.
+    size = OnnxReduceSumSquare(X, np.array([1]), **v)
+    spread = np.vstack([2 * width * vectors.T, np.full(len(vectors), -width)])
+    exponent = OnnxGemm(
+        OnnxConcat(X, size, axis=1, **v),
+        spread.astype(np.float32),
+        (-width * (vectors**2).sum(1)).astype(np.float32),
+        **v,
+    )
     kernel = OnnxCast(OnnxExp(exponent, **v), to=TensorProto.DOUBLE, **v)
     answer = OnnxAdd(OnnxMatMul(kernel, fitted.dual_coef_.T, **v), fitted.intercept_, **v)
     single = OnnxCast(answer, to=TensorProto.FLOAT, output_names=operator.outputs[:1], **v)

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from smartcity import settings
+from smartcity import features, settings
 from smartcity.domains import Domain
 from smartcity.errors import unknown
 from smartcity.features import Matrix
@@ -96,7 +96,7 @@ class Tried:
         told = {"recorded_at": problem.when[cut:], "observed": problem.y[cut:]}
         if self._task == "classification":
             sure, limit = calibrate(answers, problem.y[rows])
-            shares = conformal.tempered(self.answers["time_ordered"], sure)
+            shares = features.tempered(self.answers["time_ordered"], sure)
             truth = shares[np.arange(len(shares)), problem.y[cut:].astype(int)]
             told |= {"predicted": shares.argmax(axis=1).astype(float)}
             told |= {"probability": shares.max(axis=1)}
@@ -107,7 +107,7 @@ class Tried:
             came, ahead = problem.y[rows], problem.ahead[rows]
             tables = conformal.intervals(answers, came, ahead, parts, level=LEVEL)
             least = problem.dataset.domain.target.low
-            low, high = conformal.bounds(tables, predicted, problem.ahead[cut:], low=least)
+            low, high = features.bounds(tables, predicted, problem.ahead[cut:], low=least)
             told |= {"predicted": predicted, "low": low, "high": high}
         return pd.DataFrame(told | {"ahead": problem.ahead[cut:]})
 
@@ -134,13 +134,13 @@ class Tried:
         """Calibrated probabilities on the last rows in time."""
         answers, rows, _ = self.unseen(until=self.cut)
         sure, _ = calibrate(answers, self.problem.y[rows])
-        return conformal.tempered(self.answers["time_ordered"], sure)
+        return features.tempered(self.answers["time_ordered"], sure)
 
 
 def calibrate(probabilities: Answers, observed: Values) -> tuple[float, float]:
     """Give the temperature, and the probability from which a class belongs to the set."""
     sure = conformal.temperature(probabilities, observed)
-    told = conformal.tempered(probabilities, sure)
+    told = features.tempered(probabilities, sure)
     return sure, conformal.threshold(told, observed, level=LEVEL)
 
 

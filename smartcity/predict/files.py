@@ -1,55 +1,176 @@
-"""Whole files: every row of a table answered, or told why not."""
+"""Whole files: every row of a table answered, or set aside with the reason."""
 
 import csv
-import io
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smartcity import atomic
 from smartcity.domains import Domain
-from smartcity.errors import InputError, SmartCityError
+from smartcity.errors import SmartCityError, StorageError, UsageError
+from smartcity.predict import files_in, files_out
+from smartcity.predict.files_in import Batch, Parquet, Text, number
+from smartcity.predict.files_rows import ANSWER, REFUSED, Answered, Rows
 from smartcity.predict.predictor import Predictor
 
-_ANSWER: dict[str, object] = dict.fromkeys(
-    ("prediction", "label", "low", "high", "warnings", "error", "model_version"), ""
-)
+#: The model lets others run while it works; more than two threads would only hold more in memory.
+_THREADS = min(2, os.cpu_count() or 1)
+#: Changes whenever a file would fall into other batches, or be written otherwise.
+_LAYOUT = 1
 
 
-def answer_file(predictor: Predictor, source: Path, target: Path) -> tuple[int, int]:
-    """Answer a CSV file row by row.
+@dataclass(frozen=True)
+class Progress:
+    """How far a file is.
+
+    Attributes:
+        share: Of the input, by bytes or rows.
+        answered: Rows answered.
+        refused: Rows set aside.
+        blank: Rows with nothing in any cell, passed over.
+        resumed: Rows of these an earlier run had done.
+        note: Why an earlier run is not continued.
+        rejected: At the end, the file of the refused rows, if there are any.
+    """
+
+    share: float
+    answered: int
+    refused: int
+    blank: int
+    resumed: int = 0
+    note: str = ""
+    rejected: Path | None = None
+
+
+def answer_file(
+    predictor: Predictor,
+    source: Path,
+    target: Path,
+    told: Callable[[Progress], object] = lambda _: None,
+) -> Progress:
+    """Answer a CSV or Parquet file, whatever its size.
+
+    Ended early, by whatever, the same call goes on where it was; the result is the same. Nothing is
+    under the target's name before all of it is.
 
     Args:
         predictor: The domain's predictor.
         source: A table with a header of input names, or of the published columns; other columns
             are carried along.
-        target: The table to write: all columns, then the answer or why there is none.
-
-    Returns:
-        How many rows were answered, and how many refused.
+        target: The table to write: answered rows in order, all columns, then the answer. Beside
+            it, as ``<stem>.rejected.csv``, the rows that have none, and why.
+        told: Called with the progress now and then.
 
     Raises:
-        SmartCityError: The file cannot be read, is no such table, or would be written over.
-        StorageError: The target cannot be written.
+        UsageError: A name ends in what we do not know, or source and target are the same.
+        SmartCityError: The file cannot be read, or is no such table.
+        StorageError: The target cannot be written; run it again to go on.
     """
-    domain = predictor.domain
-    known = {*domain.names, *domain.columns, "timestamp"} - {domain.target.name}
-    known.discard(domain.target.column)
-    header, rows, delimiter = _read(source, known)
-    taken = [n for n in header if n in _ANSWER or (n in known and header.count(n) > 1)]
+    rejected = target.resolve().with_name(f"{target.stem}.rejected.csv")
+    if target.suffix.lower() not in {".csv", ".parquet"}:
+        raise UsageError(f"--output {target} must end in .csv or .parquet.")
+    if source.resolve() in {target.resolve(), rejected}:
+        raise UsageError(f"--output is the same file as --input, {source}; name another.")
+    if target.exists() and not target.is_file():
+        raise StorageError(f"Cannot write {target}: it is no ordinary file. Choose another name.")
+    table = files_in.opened(source)
+    _check(predictor.domain, table)
+    if target.suffix.lower() == ".csv" and isinstance(table, Parquet) and table.no_text:
+        raise UsageError(f"Columns {table.no_text} cannot be CSV: give --output as .parquet.")
+    output = files_out.Output(target.resolve(), rejected, table.header)
+    rows = Rows(predictor, table.header, table.delimiter, typed=output.is_parquet)
+    stat = source.stat()
+    about = {
+        "input": str(source.resolve()),
+        "size of the input": stat.st_size,
+        "time of the input": stat.st_mtime_ns,
+        "domain": predictor.domain.name,
+        "model version": predictor.card.version,
+        "layout": _LAYOUT,
+    }
+    with output.open(about) as note:
+        done = output.done
+        resumed = done.answered + done.refused
+
+        def at(share: float, rejected: Path | None = None) -> Progress:
+            counts = (done.answered, done.refused, done.blank)
+            return Progress(share, *counts, resumed, note, rejected)
+
+        told(at(0.0))
+        try:
+            _run(rows, table, output, lambda: told(at(table.share)))
+        except BaseException:
+            with suppress(StorageError):
+                output.commit()  # what is done is done
+            raise
+        if not done.answered + done.refused:
+            output.discard()
+            raise SmartCityError(f"{source} has no row. Its first line is {table.first[:80]!r}.")
+        last = at(1.0, output.finish())
+        told(last)
+        return last
+
+
+def _run(
+    rows: Rows, table: Text | Parquet, output: files_out.Output, told: Callable[[], object]
+) -> None:
+    """Answer batches on several threads, and write them in their order."""
+
+    def work(batch: Batch) -> tuple[Answered, Any]:
+        answered = rows.answer(batch)
+        return answered, output.render(answered)
+
+    waiting: deque[Future[tuple[Answered, Any]]] = deque()
+
+    def write(most: int) -> None:
+        while len(waiting) > most:
+            output.add(*waiting.popleft().result())
+            told()
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            for batch in itertools.islice(table.batches(), output.done.batches, None):
+                waiting.append(pool.submit(work, batch))
+                write(_THREADS)
+        except SmartCityError:
+            with suppress(StorageError):
+                write(0)  # what was read before is good
+            raise
+        write(0)
+
+
+def _check(domain: Domain, table: Text | Parquet) -> None:
+    """Refuse a table whose every row would be refused, or whose columns say things twice."""
+    header = table.header
+    inputs = [spec for spec in domain.inputs if not spec.sum_of]
+    names = {spec.name: {spec.name, spec.column or spec.name} for spec in domain.inputs}
+    names["timestamp"] = {"timestamp"}
+    found = {name: [n for n in header if n in known] for name, known in names.items()}
+    doubled = [column for columns in found.values() if len(columns) > 1 for column in columns]
+    taken = [n for n in header if n in {*ANSWER, *REFUSED}] + doubled
     if taken:
-        raise SmartCityError(f"{source}: its columns {taken} are ours or there twice; rename them.")
-    if source.resolve() == target.resolve():
-        raise SmartCityError(f"--output is the same file as --input, {source}; name another.")
-    answers = [_line(predictor, header, cells, known, delimiter) for cells in rows]
-    table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow([*header, *_ANSWER])
-    for cells, answer in zip(rows, answers, strict=True):
-        kept = [*cells, *[""] * len(header)][: len(header)]
-        writer.writerow([*kept, *answer.values()])
-    atomic.write(target.absolute(), table.getvalue())
-    failed = sum(bool(answer["error"]) for answer in answers)
-    return len(answers) - failed, failed
+        raise SmartCityError(
+            f"{table.path}: its columns {taken} are ours or there twice; rename them."
+        )
+    if not any(found.values()):
+        known = ", ".join(sorted(set().union(*names.values())))
+        raise SmartCityError(
+            f"{table.path} has no row, or none of the columns {known}. "
+            f"Its first line is {table.first[:80]!r}."
+        )
+    lacking = [
+        s.name for s in inputs if not (found[s.name] or (s.from_time and found["timestamp"]))
+    ]
+    if lacking:
+        raise SmartCityError(
+            f"{table.path} has no column {', '.join(lacking)}. Add what is missing; where a sensor "
+            f"gave nothing, the cell stays empty."
+        )
 
 
 def read_recent(domain: Domain, source: Path) -> list[dict[str, Any]]:
@@ -72,65 +193,22 @@ def read_recent(domain: Domain, source: Path) -> list[dict[str, Any]]:
         raise SmartCityError(f"{source}, line {short} has more or fewer fields than the header.")
     named = [{k: v for k, v in zip(header, cells, strict=True) if k in known} for cells in rows]
     return [
-        {k: v if k == "timestamp" else _number(v, delimiter) for k, v in row.items()}
+        {k: v if k == "timestamp" else number(v, delimiter) for k, v in row.items()}
         for row in named
     ]
 
 
-def _read(source: Path, known: set[str]) -> tuple[list[str], list[list[str]], str]:
-    """Read a CSV file as header, rows and delimiter, refusing one without any column we know."""
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SmartCityError(f"Cannot read {source}: {error}") from None
-    first = text.lstrip().partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    try:
-        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        rows = [cells for cells in table if cells]
-    except csv.Error as error:
-        raise SmartCityError(f"{source} is not a table: {error}.") from None
-    header = [name.strip() for name in rows[0]] if rows else []
-    if len(rows) < 2 or not known & set(header):
+def _read(source: Path, known: set[str]) -> tuple[list[str], Sequence[list[str]], str]:
+    """Read a small CSV file as header, rows and delimiter, refusing one without what we know."""
+    table = Text(source)
+    with source.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            rows = [cells for cells in csv.reader(file, delimiter=table.delimiter) if cells]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise SmartCityError(f"{source} is not a table: {error}.") from None
+    if len(rows) < 2 or not known & set(table.header):
         raise SmartCityError(
             f"{source} has no row, or none of the columns {', '.join(sorted(known))}. "
-            f"Its first line is {first[:80]!r}."
+            f"Its first line is {table.first[:80]!r}."
         )
-    return header, rows[1:], delimiter
-
-
-def _line(
-    predictor: Predictor, header: list[str], cells: list[str], known: set[str], delimiter: str
-) -> dict[str, object]:
-    """Answer one line of the table."""
-    if len(cells) != len(header):
-        return _ANSWER | {"error": "the line has more or fewer fields than the header"}
-    named = zip(header, cells, strict=True)
-    return _answer(predictor, {k: _number(v, delimiter) for k, v in named if k in known})
-
-
-def _number(text: str, delimiter: str) -> float | str | None:
-    """Read a cell: nothing is a missing reading; decimal commas go with semicolons."""
-    plain = text.strip()
-    if delimiter == ";":
-        plain = plain.replace(",", ".")
-    try:
-        return float(plain) if plain else None
-    except ValueError:
-        return text
-
-
-def _answer(predictor: Predictor, inputs: dict[str, Any]) -> dict[str, object]:
-    blank = _ANSWER | {"model_version": predictor.card.version}
-    try:
-        given = predictor.predict(inputs)
-    except InputError as error:
-        return {**blank, "error": str(error)}
-    return {
-        **blank,
-        "prediction": given.prediction,
-        "label": given.label or "",
-        "low": given.interval.low if given.interval else "",
-        "high": given.interval.high if given.interval else "",
-        "warnings": " ".join(given.warnings),
-    }
+    return table.header, rows[1:], table.delimiter

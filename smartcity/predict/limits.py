@@ -1,13 +1,14 @@
 """Where a row lies beside what the model has seen: inside, at the edge, outside, odd."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smartcity.features import on_log_scale
+from smartcity.features import Matrix, on_log_scale
 from smartcity.registry import Card
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,13 @@ class Standing:
         warnings: One sentence per reason for care.
     """
 
-    outside: list[str]
-    edge: list[str]
-    unusual: bool
-    warnings: list[str]
+    outside: tuple[str, ...] = ()
+    edge: tuple[str, ...] = ()
+    unusual: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+_USUAL = Standing()
 
 
 class Limits:
@@ -38,7 +42,7 @@ class Limits:
             looked_at: Inputs the answering model looks at; others may be missing unnoticed.
         """
         self._inputs = card.inputs
-        self._looked_at = set(looked_at)
+        self._looked_at = np.array([i.name in looked_at for i in card.inputs])
         ranges = [(i.low, *i.edges, i.high) for i in card.inputs]
         # The card's range is rounded to what float32 can tell apart.
         self._low, self._first, self._last, self._high = np.array(ranges, dtype=np.float32).T
@@ -49,43 +53,54 @@ class Limits:
             self._mean = np.array(card.novelty.mean)
             self._precision = np.array(card.novelty.precision)
 
-    def of(self, row: NDArray[np.float32]) -> Standing:
-        """Judge a row of inputs, in the card's order."""
-        below, above = row < self._low, row > self._high
-        is_edge = ((row < self._first) | (row > self._last)) & ~below & ~above
-        outside, warnings = [], []
-        for n in np.flatnonzero(below | above):
+    def of(self, rows: Matrix) -> list[Standing]:
+        """Judge rows of inputs, shape (rows, inputs) in the card's order."""
+        off = (rows < self._first) | (rows > self._last)  # nothing beyond an edge is inside
+        lacking = np.isnan(rows) & self._looked_at
+        outside = (rows < self._low) | (rows > self._high) if off.any() else off
+        odd = self._odd(rows)
+        noted = off.any(axis=1) | lacking.any(axis=1) | (odd >= 0)
+        standings = [_USUAL] * len(rows)
+        for n in np.flatnonzero(noted):
+            place = -1 if outside[n].any() else int(odd[n])
+            standings[n] = self._standing(rows[n], outside[n], off[n], lacking[n], place)
+        return standings
+
+    def _standing(
+        self, row: NDArray[np.float32], outside: Mask, off: Mask, lacking: Mask, odd: int
+    ) -> Standing:
+        """Put what was found about one row into words."""
+        warnings = []
+        for n in np.flatnonzero(outside):
             spec, value = self._inputs[n], float(row[n])
-            outside.append(spec.name)
-            side = "above" if above[n] else "below"
+            side = "above" if row[n] > self._high[n] else "below"
             seen = f"{spec.low:g}" if spec.low == spec.high else f"{spec.low:g} to {spec.high:g}"
             warnings.append(
                 f"{spec.label} {value:g} is {side} anything the model has seen ({seen})."
             )
-        for n in np.flatnonzero(np.isnan(row)):
+        for n in np.flatnonzero(lacking):
             spec = self._inputs[n]
-            if spec.name in self._looked_at:
-                warnings.append(
-                    f"{spec.label} is missing; the model takes its usual value "
-                    f"({spec.typical:g}) instead."
-                )
-        odd = "" if outside else self._odd_one(row)
-        if odd:
             warnings.append(
-                f"These inputs do not go together as in training; {odd} stands out most. The "
-                f"interval may be too narrow."
+                f"{spec.label} is missing; the model takes its usual value "
+                f"({spec.typical:g}) instead."
             )
-        edge = [self._inputs[n].name for n in np.flatnonzero(is_edge)]
-        return Standing(outside, edge, bool(odd), warnings)
+        if odd >= 0:
+            warnings.append(
+                f"These inputs do not go together as in training; {self._inputs[odd].label} "
+                f"stands out most. The interval may be too narrow."
+            )
+        beyond = tuple(self._inputs[n].name for n in np.flatnonzero(outside))
+        edge = tuple(self._inputs[n].name for n in np.flatnonzero(off & ~outside))
+        return Standing(beyond, edge, odd >= 0, tuple(warnings))
 
-    def _odd_one(self, row: NDArray[np.float32]) -> str:
-        """Name the input that stands out most if the row is too far from all seen, else nothing."""
+    def _odd(self, rows: Matrix) -> NDArray[np.int64]:
+        """Find the input that stands out most in rows too far from all seen; -1 in the others."""
         if not self._novelty:
-            return ""
-        off = on_log_scale(row[self._places]) - self._mean
+            return np.full(len(rows), -1)
+        off = on_log_scale(rows[:, self._places]) - self._mean
         off[np.isnan(off)] = 0.0
-        pulled = self._precision @ off
-        distance = float(off @ pulled)
-        if math.isnan(distance) or distance <= self._novelty.limit:
-            return ""
-        return self._inputs[self._places[int(np.argmax(off * pulled))]].label
+        shares = off * (off @ self._precision)
+        is_odd = shares.sum(axis=1) > self._novelty.limit
+        if not is_odd.any():
+            return np.full(len(rows), -1)
+        return np.where(is_odd, np.take(self._places, shares.argmax(axis=1)), -1)

@@ -1,13 +1,15 @@
 """What an answer means outside the model: guidelines, street capacity, cost and emissions."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from smartcity import domains
-from smartcity.domains import Domain
+from smartcity.domains import Domain, Table
 
 #: A mean counts when at least three quarters of its hours are known (2008/50/EC, Annex XI).
 KNOWN_SHARE = 0.75
+_CAUTION = "Indicative only: this is one hour, the tables are for longer means."
 
 
 def guidance(domain: Domain, value: float, row: Mapping[str, Any]) -> list[str]:
@@ -25,21 +27,33 @@ def guidance(domain: Domain, value: float, row: Mapping[str, Any]) -> list[str]:
 
 def _tables(domain: Domain, value: float, recent: Sequence[Mapping[str, Any]]) -> list[str]:
     """Compare a pollutant with the guideline tables, over their own averaging time if known."""
+    tables = domains.tables(domain.target.pollutant)
+    if not recent:
+        return list(_of_one_hour(domain.target.pollutant, tuple([t.place(value) for t in tables])))
     said, is_single = [], False
-    for table in domains.tables(domain.target.pollutant):
+    for table in tables:
         mean = _running_mean(domain, value, recent, table.hours)
         if mean is None:
             is_single = True
-            said.append(
-                f"{table.standard} ({table.edition}, {table.averaging} mean): {table.band(value)}."
-            )
+            said.append(_single(table, table.place(value)))
         else:
             said.append(
                 f"{table.standard} ({table.edition}), {table.averaging} running mean {mean:.2f} "
                 f"{domain.target.unit}: {table.band(mean)}."
             )
-    caution = "Indicative only: this is one hour, the tables are for longer means."
-    return [*said, caution] if is_single else said
+    return [*said, _CAUTION] if is_single else said
+
+
+@lru_cache
+def _of_one_hour(pollutant: str | None, places: tuple[int, ...]) -> tuple[str, ...]:
+    """Say the same of a single hour: there are as many answers as bands go together."""
+    said = tuple(map(_single, domains.tables(pollutant), places))
+    return (*said, _CAUTION) if said else ()
+
+
+def _single(table: Table, place: int) -> str:
+    about = f"{table.standard} ({table.edition}, {table.averaging} mean)"
+    return f"{about}: {table.labels[place]}."
 
 
 def _running_mean(
@@ -58,11 +72,9 @@ def _running_mean(
 
 def _street(domain: Domain, row: Mapping[str, Any]) -> list[str]:
     """Turn counts into car units and, given lanes and capacity, into use of the street."""
-    counted = [i for i in domain.inputs if i.car_units is not None]
-    if not counted:
+    if not domain.car_units:
         return []
-    hourly = 60 / domain.format.step_minutes
-    volume = hourly * sum(row[i.name] * (i.car_units or 0) for i in counted)
+    volume = sum([row[name] * units for name, units in domain.car_units])
     said = [f"That is {volume:.0f} passenger car units an hour."]
     lanes, capacity = row.get("lanes"), row.get("capacity")
     if lanes and capacity:

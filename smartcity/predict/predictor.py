@@ -1,8 +1,10 @@
 """The served model, asked: scores turned into answers a person can judge."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from smartcity import domains, features, registry
 from smartcity.domains import Domain, Forecast
 from smartcity.errors import InputError, ModelError, unknown
-from smartcity.features import CLOCK, History, Matrix
-from smartcity.predict.limits import Limits
+from smartcity.features import CLOCK, History, Matrix, Times
+from smartcity.predict.limits import Limits, Standing
 from smartcity.predict.meaning import guidance
 from smartcity.predict.reasons import Reason, Reasons, contributions
-from smartcity.predict.rows import faults, history_model, row_model
+from smartcity.predict.rows import faults, history_model, plain, row_model
 from smartcity.registry import NOW, Part
 
 #: Share of the time a model looks back that recent readings must reach back.
@@ -76,6 +78,30 @@ class Ahead(Said):
     minutes: int
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What one of a version's models says of rows, as columns of shape (rows,).
+
+    Attributes:
+        values: The quantity, or the number of the most probable class.
+        low: Lower end of the interval; None for classes.
+        high: Its upper end.
+        shares: Calibrated probabilities, shape (rows, classes); None for quantities.
+    """
+
+    values: NDArray[np.float64]
+    low: NDArray[np.float64] | None = None
+    high: NDArray[np.float64] | None = None
+    shares: NDArray[np.float64] | None = None
+
+
+def _taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """Give what takes values by name out of a row; ``itemgetter`` gives one value bare."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda row: [row[name] for name in names]
+
+
 class Predictor:
     """One domain's served model, ready to answer rows."""
 
@@ -100,10 +126,35 @@ class Predictor:
             )
         self.domain = domain
         self.card = model.card
+        #: Whether the model was trained on the simulated demo city.
+        self.simulated = bool(model.card.data["simulated"])
         self._model = model
         self._names = {name: part.view.names for name, part in self.card.parts.items()}
         self._specs = {spec.name: spec for spec in domain.inputs}
         self._places = [names.index(name) for name in now.view.inputs]
+        self._measured = [spec.name for spec in domain.inputs if not spec.sum_of]
+        self._take = _taker(self._measured)
+        self._options = _taker([option.name for option in domain.options])
+        self._row_model = row_model(domain)
+        self._version = self.card.version.encode()
+        self._phrase()
+        #: What all answers of a part have in common.
+        self._same = {
+            name: {
+                "domain": domain.name,
+                "prediction": 0.0,
+                "unit": domain.target.unit,
+                "label": None,
+                "probabilities": None,
+                "prediction_set": None,
+                "interval": None,
+                "confidence": part.coverage["level"],
+                "model_version": self.card.version,
+                "simulated": self.simulated,
+                "based_on": self._looked_at(part),
+            }
+            for name, part in self.card.parts.items()
+        }
         self._limits = {
             name: Limits(model.card, part.view.inputs) for name, part in self.card.parts.items()
         }
@@ -118,11 +169,6 @@ class Predictor:
         """
         domain = domains.load(name)
         return cls(domain, registry.load(domain.name, version, folder))
-
-    @property
-    def simulated(self) -> bool:
-        """Whether the model was trained on the simulated demo city."""
-        return bool(self.card.data["simulated"])
 
     @property
     def forecasts(self) -> list[Forecast]:
@@ -144,9 +190,9 @@ class Predictor:
             InputError: With every fault of the row.
         """
         try:
-            return row_model(self.domain).model_validate(row).model_dump()
+            return plain(self._row_model.model_validate(row))
         except ValidationError as error:
-            raise InputError(faults(error.errors())) from None
+            raise InputError(faults(self.domain, error.errors())) from None
 
     def predict(self, row: Mapping[str, object], *, reasons: bool = False) -> Prediction:
         """Answer one row.
@@ -168,23 +214,73 @@ class Predictor:
         A row with its time and recent readings is answered by the champion, where that looks at
         them; every other by the model that needs the inputs alone.
         """
+        return [Prediction.model_validate(said) for said in self.tell(rows, reasons=reasons)]
+
+    def tell(
+        self, rows: Sequence[Mapping[str, Any]], *, reasons: bool = False
+    ) -> list[dict[str, Any]]:
+        """Do the same, each answer as the plain values of a ``Prediction``."""
+        if not rows:
+            return []
         chosen = [self._choose(row) for row in rows]
-        inputs = self._inputs(rows)
-        given: list[Prediction | None] = [None] * len(rows)
+        inputs = self.inputs(rows)
+        given: list[dict[str, Any]] = [{} for _ in rows]
         for name in dict.fromkeys(part for part, _ in chosen):
             places = [n for n, (part, _) in enumerate(chosen) if part == name]
-            asked = [rows[n] for n in places]
-            X = self._matrix(name, asked, inputs[places])
-            for n, x, score in zip(places, X, self._model.scores(X, name), strict=True):
-                why = self._reasons(name, x, score) if reasons else None
-                given[n] = self._explain(name, rows[n], inputs[n], score, (chosen[n][1], why))
-        return [prediction for prediction in given if prediction]
+            taken = inputs[places]
+            X = self._matrix(name, [rows[n] for n in places], taken)
+            scored, standings = self._scored(name, X), self._limits[name].of(taken)
+            for n, (place, said) in enumerate(zip(places, self._said(name, scored), strict=True)):
+                said["reasons"] = (
+                    self._reasons(name, X[n], scored, n).model_dump() if reasons else None
+                )
+                self._judge(said, rows[place], standings[n], chosen[place][1])
+                given[place] = said
+        return given
+
+    def keys(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes | None]:
+        """Give what each row's answer hangs on: equal keys, equal answers.
+
+        That is what the model reads, the inputs in single precision, the options, and the version.
+        None where recent readings are looked at: there are too many to come twice.
+        """
+        return [
+            b"%s %b %a" % (self._version, x.tobytes(), self._options(row))
+            if self._choose(row) == (NOW, "")
+            else None
+            for x, row in zip(self.inputs(rows), rows, strict=True)
+        ]
+
+    def score(self, inputs: Matrix, at: Times | None = None) -> Scored:
+        """Answer rows by the thousand, in numbers alone.
+
+        Args:
+            inputs: The domain's inputs, shape (rows, inputs).
+            at: The time of each row, shape (rows,), where the rows bring it.
+        """
+        name = self._for_rows(at)
+        view = self.card.parts[name].view
+        if name == NOW or at is None:
+            return self._scored(name, np.ascontiguousarray(inputs[:, self._places]))
+        columns = dict(zip(self.domain.names, inputs.T, strict=True))
+        return self._scored(name, features.seen(self.domain, view, columns, at=at))
+
+    def standing(self, inputs: Matrix, at: Times | None = None) -> list[Standing]:
+        """Say where the same rows lie beside what the model has seen."""
+        return self._limits[self._for_rows(at)].of(inputs)
+
+    def _for_rows(self, at: Times | None) -> str:
+        """Choose the part for rows without recent readings."""
+        view = self.card.parts[self.card.champion].view
+        return NOW if at is None or view.history else self.card.champion
 
     def _choose(self, row: Mapping[str, Any]) -> tuple[str, str]:
         """Choose which part answers a row, and say why not the champion where it was hoped for."""
-        name = self.card.champion
-        view, recent, now = self.card.parts[name].view, row.get("recent"), row.get("timestamp")
-        if name == NOW or not (recent if view.history else now):
+        name, recent, now = self.card.champion, row.get("recent"), row.get("timestamp")
+        if name == NOW or now is recent is None:
+            return NOW, ""
+        view = self.card.parts[name].view
+        if not (recent if view.history else now):
             return NOW, ""
         wanted = timedelta(minutes=view.history)
         if now is None:
@@ -197,12 +293,10 @@ class Predictor:
             return name, ""
         return NOW, f"Recent readings were left aside: {aside}."
 
-    def _inputs(self, rows: Sequence[Mapping[str, Any]]) -> Matrix:
-        names = [spec.name for spec in self.domain.inputs if not spec.sum_of]
-        columns = {
-            name: [math.nan if (v := row[name]) is None else v for row in rows] for name in names
-        }
-        return features.matrix(self.domain, columns)
+    def inputs(self, rows: Iterable[Mapping[str, Any]]) -> Matrix:
+        """Lay the inputs of checked rows out, shape (rows, inputs), NaN where one is missing."""
+        values = np.array([self._take(row) for row in rows], dtype=np.float64)
+        return features.matrix(self.domain, dict(zip(self._measured, values.T, strict=True)))
 
     def _matrix(self, name: str, rows: Sequence[Mapping[str, Any]], inputs: Matrix) -> Matrix:
         view = self.card.parts[name].view
@@ -227,96 +321,89 @@ class Predictor:
         times = np.array([r["timestamp"] for r in recent], dtype="datetime64[s]")
         return History.of(self.domain, columns, times)
 
-    def _explain(
-        self,
-        name: str,
-        row: Mapping[str, Any],
-        inputs: NDArray[np.float32],
-        score: Any,
-        told: tuple[str, Reasons | None],
-    ) -> Prediction:
-        """Say what a score means: the class and its probability, or the quantity and interval."""
+    def _scored(self, name: str, X: Matrix, ahead: Sequence[int] | None = None) -> Scored:
+        """Run a part, and say how sure it is of each row."""
         target, part = self.domain.target, self.card.parts[name]
-        standing = self._limits[name].of(inputs)
-        said = self._class(part, score) if target.levels else self._quantity(part, float(score))
-        value = said["prediction"]
-        note, reasons = told
-        warnings = [*standing.warnings, *([note] if note else [])]
+        scores = self._model.scores(X, name)
+        if target.levels:
+            shares = features.tempered(scores, part.temperature or 1.0)
+            return Scored(shares.argmax(axis=1).astype(np.float64), shares=shares)
+        values = np.clip(scores, target.low, target.high)
+        minutes = np.array(ahead) if ahead else np.zeros(len(values), dtype=np.int64)
+        low, high = features.bounds(part.intervals or (), values, minutes, low=target.low)
+        return Scored(values, low, high)
+
+    def _said(self, name: str, scored: Scored) -> Iterator[dict[str, Any]]:
+        """Say what each row came to: the class and its probability, or the quantity."""
+        part, same = self.card.parts[name], self._same[name]
+        level = same["confidence"]
+        if scored.low is not None and scored.high is not None:
+            columns = (scored.values.tolist(), scored.low.tolist(), scored.high.tolist())
+            for value, low, high in zip(*columns, strict=True):
+                interval = {"low": low, "high": high, "level": level}
+                yield {**same, "prediction": value, "interval": interval}
+        elif scored.shares is not None:
+            for value, shares in zip(scored.values.tolist(), scored.shares.tolist(), strict=True):
+                yield {**same, "prediction": value, **self._class(part, int(value), shares)}
+
+    def _class(self, part: Part, number: int, shares: list[float]) -> dict[str, Any]:
+        least = min(part.threshold or 0.0, shares[number])
+        return {
+            "label": self._labels[number],
+            "probabilities": dict(zip(self._labels, (round(p, 4) for p in shares), strict=True)),
+            "prediction_set": [
+                label for label, p in zip(self._labels, shares, strict=True) if p >= least
+            ],
+            "confidence": round(shares[number], 4),
+        }
+
+    def _judge(
+        self, said: dict[str, Any], row: Mapping[str, Any], standing: Standing, note: str
+    ) -> None:
+        """Add what an answer means and what speaks against trusting it."""
+        warnings = [*standing.warnings]
+        if note:
+            warnings.append(note)
         if self.simulated:
             warnings.append("The model was trained on simulated readings, not on a real city.")
-        return Prediction(
-            domain=self.domain.name,
-            unit=target.unit,
-            text=self._text(said),
-            guidance=guidance(self.domain, value, row),
-            inputs_outside_training=standing.outside,
-            inputs_at_edge=standing.edge,
-            unusual_combination=standing.unusual,
-            warnings=warnings,
-            reasons=reasons,
-            based_on=self._looked_at(part),
-            model_version=self.card.version,
-            simulated=self.simulated,
-            **said,
-        )
+        said["text"] = self._text(said["prediction"])
+        said["guidance"] = guidance(self.domain, said["prediction"], row)
+        said["inputs_outside_training"] = standing.outside
+        said["inputs_at_edge"] = standing.edge
+        said["unusual_combination"] = standing.unusual
+        said["warnings"] = warnings
 
     def _looked_at(self, part: Part) -> str:
         if part.view.history:
             return "inputs, time and recent readings"
         return "inputs and time" if part.view.clock else "inputs"
 
-    def _shares(self, part: Part, scores: Any) -> NDArray[np.float64]:
-        """Turn a model's scores into calibrated probabilities, shape (rows, classes)."""
-        logits = np.log(np.clip(scores, 1e-6, 1)) / (part.temperature or 1.0)
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+    def _text(self, value: float) -> str:
+        if self._labels:
+            return self._sentences[int(value)]
+        low, high = self._usual
+        standing = self._sentences[2 if value > high else 0 if value < low else 1]
+        before, after = self._around
+        return f"{before}{value:.2f}{after}. {standing}"
 
-    def _class(self, part: Part, score: Any) -> dict[str, Any]:
-        shares = self._shares(part, score)
-        levels, number = self.domain.target.levels, int(np.argmax(shares))
-        least = min(part.threshold or 0.0, float(shares[number]))
-        return {
-            "prediction": number,
-            "label": levels[number].label,
-            "probabilities": {
-                level.label: round(float(p), 4) for level, p in zip(levels, shares, strict=True)
-            },
-            "prediction_set": [
-                level.label for level, p in zip(levels, shares, strict=True) if p >= least
-            ],
-            "confidence": round(float(shares[number]), 4),
-        }
+    def _phrase(self) -> None:
+        """Prepare the sentences answers are made of."""
+        target, answer = self.domain.target, self.domain.answer
+        self._labels = [level.label for level in target.levels]
+        if self._labels:
+            self._sentences = [
+                f"{answer.format(label=level.label)}. {level.meaning}" for level in target.levels
+            ]
+            return
+        self._around = answer.format(value="{}", unit=target.unit).split("{}")
+        self._usual = low, high = self.card.answers["p10"], self.card.answers["p90"]
+        self._sentences = [
+            f"That is low: 9 of 10 readings were above {low:.2g}.",
+            f"That is within the usual {low:.2g} to {high:.2g}.",
+            f"That is high: 9 of 10 readings were below {high:.2g}.",
+        ]
 
-    def _quantity(self, part: Part, score: float, ahead: int = 0) -> dict[str, Any]:
-        least, level = self.domain.target.low, part.coverage["level"]
-        value = min(max(score, least), self.domain.target.high)
-        table = next(t for t in part.intervals or () if t["ahead"] == ahead)
-        below = float(np.interp(value, table["at"], table["below"]))
-        above = float(np.interp(value, table["at"], table["above"]))
-        interval = Interval(
-            low=max(least, value - below), high=max(least, value + above), level=level
-        )
-        return {"prediction": value, "interval": interval, "confidence": level}
-
-    def _text(self, said: Mapping[str, Any]) -> str:
-        target = self.domain.target
-        if target.levels:
-            level = target.levels[said["prediction"]]
-            return f"{self.domain.answer.format(label=level.label)}. {level.meaning}"
-        value = f"{said['prediction']:.2f}"
-        answer = self.domain.answer.format(value=value, unit=target.unit)
-        return f"{answer}. {self._standing(said['prediction'])}"
-
-    def _standing(self, value: float) -> str:
-        """Say how a quantity compares with the readings the model learned from."""
-        low, high = self.card.answers["p10"], self.card.answers["p90"]
-        if value > high:
-            return f"That is high: 9 of 10 readings were below {high:.2g}."
-        if value < low:
-            return f"That is low: 9 of 10 readings were above {low:.2g}."
-        return f"That is within the usual {low:.2g} to {high:.2g}."
-
-    def _reasons(self, name: str, x: NDArray[np.float32], score: Any) -> Reasons:
+    def _reasons(self, name: str, x: NDArray[np.float32], scored: Scored, n: int) -> Reasons:
         """Share what makes this answer differ from the usual one among what was looked at."""
         part, names = self.card.parts[name], self._names[name]
         sums = {s.name: s.sum_of for s in self.domain.inputs if s.sum_of and s.name in names}
@@ -324,13 +411,15 @@ class Predictor:
         for place, column in enumerate(names):
             if column not in sums:
                 groups.setdefault(self._group(column), []).append(place)
-        number = int(np.argmax(score)) if self.domain.target.levels else 0
+        number = int(scored.values[n]) if self.domain.target.levels else 0
 
         def ask(rows: Matrix) -> NDArray[np.float64]:
             for total, parts in sums.items():
                 rows[:, names.index(total)] = sum(rows[:, names.index(p)] for p in parts)
             scores = self._model.scores(rows, name)
-            return self._shares(part, scores)[:, number] if self.domain.target.levels else scores
+            if not self.domain.target.levels:
+                return scores
+            return features.tempered(scores, part.temperature or 1.0)[:, number]
 
         usual = np.array(part.typical, dtype=np.float32)
         base, moved = contributions(ask, x, usual, list(groups.values()))
@@ -389,8 +478,8 @@ class Predictor:
         try:
             checked = history_model(self.domain).model_validate({"recent": recent})
         except ValidationError as error:
-            raise InputError(faults(error.errors())) from None
-        return self.ahead(question, checked.model_dump()["recent"])
+            raise InputError(faults(self.domain, error.errors())) from None
+        return self.ahead(question, plain(checked)["recent"])
 
     def ahead(self, question: str, recent: Sequence[Mapping[str, Any]]) -> list[Ahead]:
         """Do the same with checked readings."""
@@ -424,24 +513,9 @@ class Predictor:
             history=self._history(recent),
             known=np.full(len(times), len(recent)),
         )
-        answers = []
-        for at, minutes, score in zip(
-            times, forecast.minutes, self._model.scores(X, forecast.name), strict=True
-        ):
-            if self.domain.target.levels:
-                said = self._class(part, score)
-            else:
-                said = self._quantity(part, float(score), minutes)
-            answers.append(
-                Ahead(
-                    domain=self.domain.name,
-                    question=forecast.name,
-                    at=at,
-                    minutes=minutes,
-                    unit=self.domain.target.unit,
-                    model_version=self.card.version,
-                    simulated=self.simulated,
-                    **said,
-                )
-            )
-        return answers
+        scored = self._scored(forecast.name, X, forecast.minutes)
+        answers = zip(times, forecast.minutes, self._said(forecast.name, scored), strict=True)
+        return [
+            Ahead(**said, question=forecast.name, at=at, minutes=minutes)
+            for at, minutes, said in answers
+        ]

@@ -3,8 +3,10 @@
 import calendar
 import itertools
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Any
@@ -16,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    WithJsonSchema,
     create_model,
     model_validator,
 )
@@ -25,57 +28,60 @@ from smartcity.domains import Domain, Input
 
 #: Most recent readings a request may bring: more than a week of the densest.
 MOST = 1000
+#: Most faults told of a row.
+MOST_FAULTS = 50
+#: First and last year of a reading: forecasts look ahead, and clocks end with the year 9999.
+_FIRST, _LAST = 1900, 2199
+#: A time on the station's clock.
+_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?"
+#: Pydantic's names for what can be wrong with a number.
+_OF_NUMBERS = {
+    "float_type",
+    "finite_number",
+    "greater_than_equal",
+    "less_than_equal",
+    "multiple_of",
+}
 
 
-def _check(spec: Input, sentinel: float | None) -> Callable[[Any], float | None]:
-    """Build the check of one input; its messages say what is allowed and what to do."""
-
-    def check(value: Any) -> float | None:
-        if value is None and (spec.optional or spec.sum_of):
-            return None
-        number = math.nan
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            number = math.inf if abs(value) > sys.float_info.max else float(value)
-        problem = _problem(spec, sentinel, value, number)
-        if problem:
-            raise PydanticCustomError("input", problem)
-        return number
-
-    return check
-
-
-def _problem(spec: Input, sentinel: float | None, value: object, number: float) -> str | None:
-    """Say what is wrong with a value, or None."""
+def _problem(spec: Input, sentinel: float | None, value: object) -> str | None:
+    """Say what is wrong with a value, or None if it is not the value's fault."""
     if value is None:
         return "null, and the model cannot do without this input"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "must be a number"
-    if not math.isfinite(number):
+    if abs(value) > sys.float_info.max or math.isnan(value):
         return "must be a finite number"
-    if number == sentinel:
+    if value == sentinel:
         remedy = "send null" if spec.optional else "the model cannot do without this input"
-        return f"{number:g} stands for a missing reading: {remedy}"
-    if not spec.low <= number <= spec.high:
+        return f"{value:g} stands for a missing reading: {remedy}"
+    if not spec.low <= value <= spec.high:
         return f"must lie in {spec.low:g} to {spec.high:g} {spec.unit}".rstrip()
-    return "must be a whole number" if spec.whole and not number.is_integer() else None
+    return "must be a whole number" if spec.whole and value % 1 else None
 
 
 def _clock(value: Any) -> datetime:
     """Read a time as the station's clock shows it."""
+    if isinstance(value, str) and re.fullmatch(_TIME, value):
+        with suppress(ValueError):  # the 31st of February
+            value = datetime.fromisoformat(value)
+    if isinstance(value, datetime) and value.tzinfo is None:
+        if not _FIRST <= value.year <= _LAST:
+            raise PydanticCustomError("timestamp", f"timestamp must lie in {_FIRST} to {_LAST}")
+        return value
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise PydanticCustomError(
-            "timestamp", "timestamp must be a time as in 2022-02-01T08:20"
-        ) from None
-    if moment.tzinfo is not None:
-        raise PydanticCustomError(
-            "timestamp", "timestamp is the station's own clock: leave the zone out"
-        )
-    return moment
+        has_zone = datetime.fromisoformat(str(value)).tzinfo is not None
+    except ValueError:
+        has_zone = False
+    told = "is the station's own clock: leave the zone out"
+    if not has_zone:
+        told = "must be a time as in 2022-02-01T08:20"
+    raise PydanticCustomError("timestamp", f"timestamp {told}")
 
 
-_Clock = Annotated[datetime, BeforeValidator(_clock)]
+#: Without a zone, so not the ``date-time`` of JSON Schema.
+_LOCAL = {"type": "string", "pattern": f"^{_TIME}$", "examples": ["2022-02-01T08:20"]}
+_Clock = Annotated[datetime, BeforeValidator(_clock), WithJsonSchema(_LOCAL)]
 
 
 def _take_time(domain: Domain) -> Callable[[Any], Any]:
@@ -96,34 +102,71 @@ def _take_time(domain: Domain) -> Callable[[Any], Any]:
     return take
 
 
-def _agree(domain: Domain) -> Callable[[Any], Any]:
-    """Build the check that sums add up and days exist."""
+def _agree(domain: Domain) -> Callable[[Any], Any] | None:
+    """Build the check that sums add up and days exist; None where there is neither."""
     times = {spec.from_time: spec.name for spec in domain.inputs if spec.from_time}
+    sums = [spec for spec in domain.inputs if spec.sum_of]
+    has_days = {"day", "month"} <= times.keys()
 
     def agree(row: Any) -> Any:
-        for spec in domain.inputs:
+        for spec in sums:
             given = getattr(row, spec.name)
-            if spec.sum_of and given is not None:
-                total = sum(getattr(row, part) for part in spec.sum_of)
+            if given is not None:
+                total = sum([getattr(row, part) for part in spec.sum_of])
                 if given != total:
                     raise PydanticCustomError(
                         "sum",
                         f"{spec.name} is {given:g}, but {' + '.join(spec.sum_of)} is {total:g}: "
                         f"leave {spec.name} out, it is computed",
                     )
-        if {"day", "month"} <= times.keys():
+        if has_days:
             day, month = getattr(row, times["day"]), getattr(row, times["month"])
             if day > calendar.monthrange(2024, int(month))[1]:
                 raise PydanticCustomError("day", f"month {month:g} has no day {day:g}")
         return row
 
-    return agree
+    return agree if sums or has_days else None
 
 
-def _number(low: float, high: float, check: Callable[[Any], Any], *, may_lack: bool) -> Any:
-    # Limits come before the check, or the schema silently loses them.
-    number: Any = Annotated[float, Field(ge=low, le=high)]
-    return Annotated[number | None if may_lack else number, BeforeValidator(check)]
+def _whole(value: float) -> float:
+    """Check that a count is one; the validator's own check lets a billionth of it pass."""
+    if value % 1:
+        raise PydanticCustomError("multiple_of", "must be a whole number")
+    return value
+
+
+def _number(spec: Input, *, may_lack: bool) -> Any:
+    """Give the type of an input; the validator's own checks, as they take no Python to run."""
+    whole = 1.0 if spec.whole else None
+    limits = Field(strict=True, ge=spec.low, le=spec.high, multiple_of=whole, allow_inf_nan=False)
+    number: Any = Annotated[float, limits]
+    if spec.whole:
+        number = Annotated[number, AfterValidator(_whole)]
+    return number | None if may_lack else number
+
+
+def measured(domain: Domain) -> tuple[Input, ...]:
+    """Give what a station measures: the inputs that are no sum and no part of time; the target."""
+    target = domain.target
+    answer = Input(
+        name=target.name,
+        label=target.label,
+        unit=target.unit,
+        low=target.low,
+        high=target.high or len(target.levels) - 1,
+        whole=bool(target.levels),
+        column=target.column,
+    )
+    read = [spec for spec in domain.inputs if not (spec.from_time or spec.sum_of)]
+    return tuple(spec.model_copy(update={"optional": True}) for spec in (*read, answer))
+
+
+def _about(spec: Input, default: Any) -> Any:
+    return Field(
+        default,
+        validation_alias=AliasChoices(spec.name, spec.column or spec.name),
+        description=f"{spec.label}, {spec.unit}",
+    )
 
 
 @lru_cache
@@ -132,27 +175,9 @@ def reading_model(domain: Domain) -> type[BaseModel]:
 
     Anything but the time may be missing. The published column names are accepted as aliases.
     """
-    target = domain.target
-    top = target.high or len(target.levels) - 1
-    measured = Input(
-        name=target.name,
-        label=target.label,
-        unit=target.unit,
-        low=target.low,
-        high=top,
-        whole=bool(target.levels),
-        column=target.column,
-    )
     fields: dict[str, Any] = {"timestamp": (_Clock, Field(description="The station's clock"))}
-    for spec in (*domain.inputs, measured):
-        if spec.from_time or spec.sum_of:
-            continue
-        lacking = spec.model_copy(update={"optional": True})
-        check = _check(lacking, domain.format.sentinel)
-        kind = _number(spec.low, spec.high, check, may_lack=True)
-        alias = AliasChoices(spec.name, spec.column or spec.name)
-        about = f"{spec.label}, {spec.unit}"
-        fields[spec.name] = (kind, Field(None, validation_alias=alias, description=about))
+    for spec in measured(domain):
+        fields[spec.name] = (_number(spec, may_lack=True), _about(spec, None))
     config = ConfigDict(extra="ignore", frozen=True)
     return create_model(f"{_title(domain)}Reading", __config__=config, **fields)
 
@@ -188,56 +213,90 @@ def row_model(domain: Domain) -> type[BaseModel]:
     """
     fields: dict[str, Any] = {}
     for spec in domain.inputs:
-        check = _check(spec, domain.format.sentinel)
         may_lack = spec.optional or bool(spec.sum_of)
-        about = Field(
-            default=None if spec.sum_of else ...,
-            validation_alias=AliasChoices(spec.name, spec.column or spec.name),
-            description=f"{spec.label}, {spec.unit}",
-        )
-        fields[spec.name] = (_number(spec.low, spec.high, check, may_lack=may_lack), about)
+        default = None if spec.sum_of else ...
+        fields[spec.name] = (_number(spec, may_lack=may_lack), _about(spec, default))
     for option in domain.options:
-        limits = Field(None, ge=option.low, le=option.high, description=option.unit)
-        fields[option.name] = (float | None, limits)
+        limits = Field(strict=True, ge=option.low, le=option.high, allow_inf_nan=False)
+        about = Field(None, description=f"{option.label}, {option.unit}")
+        fields[option.name] = (Annotated[float, limits] | None, about)
     fields["timestamp"] = (_Clock | None, Field(None, description="The station's clock"))
     readings: Any = list[reading_model(domain)]  # type: ignore[misc]
     recent: Any = Annotated[readings, Field(max_length=MOST), AfterValidator(_in_order)]
     about = Field(None, description="Readings before timestamp, oldest first")
     fields["recent"] = (recent | None, about)
-    validators: dict[str, Any] = {"agree": model_validator(mode="after")(_agree(domain))}
+    validators: dict[str, Any] = {}
+    if agree := _agree(domain):
+        validators["agree"] = model_validator(mode="after")(agree)
     if any(spec.from_time for spec in domain.inputs):
         validators["take_time"] = model_validator(mode="before")(_take_time(domain))
+    config = ConfigDict(extra="forbid", frozen=True)
+    parts = [spec.name for spec in domain.inputs if spec.from_time]
+    if parts:  # they, or the time they are taken from
+
+        def either(schema: dict[str, Any]) -> None:
+            rest = [name for name in schema["required"] if name not in parts]
+            schema["required"] = rest
+            schema["anyOf"] = [{"required": parts}, {"required": ["timestamp"]}]
+
+        config["json_schema_extra"] = either
     return create_model(
-        f"{_title(domain)}Inputs",
-        __config__=ConfigDict(extra="forbid", frozen=True),
-        __validators__=validators,
-        **fields,
+        f"{_title(domain)}Inputs", __config__=config, __validators__=validators, **fields
     )
 
 
-def faults(found: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+def plain(row: BaseModel) -> dict[str, Any]:
+    """Give a validated row as plain values; the model's own way takes twice the time."""
+    values = vars(row)
+    recent = values.get("recent")
+    return values | {"recent": list(map(vars, recent))} if recent else values
+
+
+def faults(domain: Domain, found: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     """Put Pydantic's faults into our words, values made safe to send back.
 
     Args:
+        domain: The question.
         found: Pydantic's own list of faults, each place relative to the row.
 
     Returns:
-        One ``{"field", "problem", "value"}`` per fault.
+        One ``{"field", "problem", "value"}`` per fault, up to ``MOST_FAULTS``.
     """
-    said: list[dict[str, object]] = []
-    for fault in found:
-        problem = {
-            "missing": "is missing; every input must be there, if only as null",
-            "extra_forbidden": "is not an input of this model",
-            "model_attributes_type": "a row must be an object of input names and numbers",
-            "model_type": "a row must be an object of input names and numbers",
-        }.get(fault["type"], fault["msg"])
-        value = fault["input"]
-        is_plain = value is None or isinstance(value, bool | int | float | str)
-        if fault["loc"][:1] == ("recent",) and len(fault["loc"]) > 2:
-            place, part = fault["loc"][1:3]
-            problem = f"reading {place}, {part}: {problem}"
-        shown = repr(value)[:80] if is_plain and fault["type"] != "missing" else None
-        field_name = str(fault["loc"][0]) if fault["loc"] else "row"
-        said.append({"field": field_name, "problem": problem, "value": shown})
-    return said
+    told = [_fault(domain, fault) for fault in found[:MOST_FAULTS]]
+    if more := len(found) - len(told):
+        told.append({"field": "row", "problem": f"has {more} more faults", "value": None})
+    return told
+
+
+def _fault(domain: Domain, fault: Mapping[str, Any]) -> dict[str, object]:
+    problem = {
+        "missing": "is missing; every input must be there, if only as null",
+        "extra_forbidden": "is not an input of this model",
+        "model_attributes_type": "a row must be an object of input names and numbers",
+        "model_type": "a row must be an object of input names and numbers",
+        "list_type": "must be a list of readings",
+    }.get(fault["type"], fault["msg"])
+    place, value = fault["loc"], fault["input"]
+    if fault["type"] == "timestamp" and not place:  # found before the fields were looked at
+        place, value = ("timestamp",), value["timestamp"]
+    options = [Input(**option.model_dump(), optional=True) for option in domain.options]
+    specs = {spec.name: spec for spec in (*domain.inputs, *options)}
+    if is_reading := place[:1] == ("recent",) and len(place) > 2:
+        specs = {spec.name: spec for spec in measured(domain)}
+    columns = {spec.column: name for name, spec in specs.items()}
+    named = place[2 if is_reading else 0] if place else ""
+    spec = specs.get(columns.get(named, named))
+    if spec and fault["type"] in _OF_NUMBERS:
+        problem = _problem(spec, domain.format.sentinel, value) or problem
+    if is_reading:
+        problem = f"reading {place[1]}, {str(named)[:80]}: {problem}"
+    is_plain = value is None or isinstance(value, bool | int | float | str)
+    shown = _shown(value) if is_plain and fault["type"] != "missing" else None
+    return {"field": str(place[0])[:80] if place else "row", "problem": problem, "value": shown}
+
+
+def _shown(value: object) -> str:
+    """Show a value as sent, cut short; an integer of thousands of digits cannot even be written."""
+    if isinstance(value, int) and abs(value) > 1e300:
+        return "a number of more than 300 digits"
+    return repr(value)[:80]

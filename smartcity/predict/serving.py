@@ -1,5 +1,8 @@
 """Every domain's predictor while the servers run: follows what is served, keeps the last good."""
 
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +20,12 @@ class Predictors:
     Attributes:
         folder: Where models live; the setting by default.
         errors: Domain -> why its current version is not the one being served.
+        opened: Told each domain and the seconds its version took to open.
     """
 
     folder: Path | None = None
     errors: dict[str, str] = field(default_factory=dict)
+    opened: Callable[[str, float], object] = lambda *_: None
     _open: dict[str, Predictor] = field(default_factory=dict)
     _refused: dict[str, tuple[str, int]] = field(default_factory=dict)
 
@@ -44,6 +49,35 @@ class Predictors:
             raise ModelError(self.errors[domain])
         return self._open[domain]
 
+    def ready(self, domain: str) -> Predictor:
+        """Give what is open without looking for anything newer; ``follow`` does that.
+
+        Raises:
+            ModelError: No version of it can be served.
+        """
+        try:
+            return self._open[domain]
+        except KeyError:
+            raise ModelError(self.errors.get(domain, f"{domain}: starting; try again.")) from None
+
+    def follow(self, stop: threading.Event, every: float = 0.25) -> None:
+        """Open what is newly published, until stopped; those who ask meanwhile need not wait.
+
+        Args:
+            stop: Set to end.
+            every: Seconds between two looks.
+        """
+        while True:
+            for name in domains.load_all():
+                try:
+                    self.get(name)
+                except ModelError:
+                    continue  # noted in ``errors``; it may be published later
+                except Exception:  # a fault in one version must not end the watch over all
+                    log.exception("could not look for a new version", domain=name)
+            if stop.wait(every):
+                return
+
     def _follow(self, domain: str, wanted: str) -> None:
         """Open the wanted version unless it is open, or was refused and has not changed since."""
         serving = self._open.get(domain)
@@ -57,10 +91,12 @@ class Predictors:
         self.errors.pop(domain, None)
         older = [] if serving else registry.before(domain, wanted, self.folder)
         for version in [wanted, *reversed(older)]:
+            started = time.perf_counter()
             try:
                 self._open[domain] = Predictor.load(domain, version, self.folder)
             except ModelError as error:
                 self.errors.setdefault(domain, str(error))
                 log.warning("model refused", domain=domain, version=version, error=str(error))
             else:
+                self.opened(domain, time.perf_counter() - started)
                 return

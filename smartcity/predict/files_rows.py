@@ -1,0 +1,319 @@
+"""Batches of a table answered: quickly where a row is surely good, by ``row_model`` elsewhere."""
+
+import calendar
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smartcity import features
+from smartcity.domains import Input
+from smartcity.errors import InputError
+from smartcity.features import Matrix, Times
+from smartcity.predict.files_in import Batch, number
+from smartcity.predict.limits import Mask
+from smartcity.predict.predictor import Predictor
+from smartcity.registry import NOW
+
+#: What is written after a row's own columns.
+ANSWER = ("prediction", "label", "low", "high", "confidence", "warnings", "model_version")
+#: What a refused row's own cells stand between: where it is, why; cells without a name.
+REFUSED = ("input_line", "problems", "surplus")
+#: Numbers that Arrow and Python read alike; what else Python reads goes the slow way.
+_NUMBER = r"^-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
+_DAYS = np.array([calendar.monthrange(2024, month)[1] for month in range(1, 13)])
+#: Times that ``row_model`` surely takes; about others it is asked.
+_SURE_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?")
+_SURE_YEARS = (np.datetime64("1950"), np.datetime64("2150"))
+_NEVER = np.datetime64("NaT")
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What became of a batch.
+
+    Attributes:
+        columns: The answered rows: their own columns, then the answers.
+        refused: The others as lines of CSV.
+        counts: Rows answered, refused, and blank.
+    """
+
+    columns: list[Any]
+    refused: str
+    counts: tuple[int, int, int]
+
+
+class Rows:
+    """A table's rows, answered batch by batch, from any thread."""
+
+    def __init__(
+        self, predictor: Predictor, header: Sequence[str], delimiter: str | None, *, typed: bool
+    ) -> None:
+        """Find the columns that matter.
+
+        Args:
+            predictor: The domain's predictor.
+            header: Names of the columns; each input at most once.
+            delimiter: What separates cells of text; None where cells have types.
+            typed: Whether inputs read from text are given back as the numbers they are.
+        """
+        self._predictor, self._domain, self._card = predictor, predictor.domain, predictor.card
+        self._header, self._delimiter = header, delimiter
+        self._typed = typed and delimiter is not None
+        names = {spec.column: spec.name for spec in self._domain.inputs if spec.column}
+        names |= {name: name for name in (*self._domain.names, "timestamp")}
+        self._places = {names[name]: n for n, name in enumerate(header) if name in names}
+        view = self._card.parts[self._card.champion].view
+        self._timed = self._card.champion if view.clock and not view.history else NOW
+        ranges = [(spec.low, spec.high) for spec in self._card.inputs]
+        self._low, self._high = np.array(ranges, dtype=np.float32).T
+
+    def answer(self, batch: Batch) -> Answered:
+        """Answer what can be answered, and say why not the rest."""
+        import pyarrow as pa  # type: ignore[import-untyped]
+
+        own = list(batch.columns)
+        blank = np.zeros(len(batch.lines), dtype=bool)
+        if all(column.null_count for column in own):
+            blank = np.logical_and.reduce([_nulls(column) for column in own])
+        values, at, sure = self.read(batch)
+        refused = self._ask(batch, np.flatnonzero(~sure & ~blank), values, at)
+        kept = ~blank
+        kept[list(refused)] = False
+        if not kept.all():
+            own = [column.filter(pa.array(kept)) for column in own]
+            values, at = {name: found[kept] for name, found in values.items()}, at[kept]
+        for name in values.keys() & self._places.keys() if self._typed else ():
+            own[self._places[name]] = pa.array(values[name], from_pandas=True)
+        counts = (len(at), len(refused) + len(batch.broken), int(blank.sum()))
+        return Answered([*own, *self._answers(values, at)], self._lines(batch, refused), counts)
+
+    def read(self, batch: Batch) -> tuple[dict[str, Numbers], Times, Mask]:
+        """Read the inputs of a batch.
+
+        Returns:
+            Each input's values, NaN where missing; each row's time; and which rows ``row_model``
+            would surely accept. What stands in the other rows means nothing.
+        """
+        size = len(batch.lines)
+        at, sure = np.full(size, _NEVER, dtype="M8[us]"), np.ones(size, dtype=bool)
+        if "timestamp" in self._places:
+            at, sure = _times(batch.columns[self._places["timestamp"]])
+        values: dict[str, Numbers] = {}
+        for spec in self._domain.inputs:
+            if spec.name in self._places:
+                column = batch.columns[self._places[spec.name]]
+                values[spec.name] = self._numbers(column)
+                sure &= self._fit(spec, values[spec.name], _nulls(column))
+                if spec.from_time:
+                    sure &= np.isnat(at)  # not both
+            elif spec.from_time:
+                values[spec.name] = features.time_part(at, spec.from_time).astype(np.float64)
+                sure &= ~np.isnat(at)
+        return values, at, sure & self._agree(values)
+
+    def _agree(self, values: Mapping[str, Numbers]) -> Mask:
+        """Say where sums add up and days exist."""
+        agrees = np.ones(1, dtype=bool)
+        for spec in self._domain.inputs:
+            if spec.sum_of and spec.name in values:
+                total = sum(values[part] for part in spec.sum_of)
+                agrees = agrees & (np.isnan(values[spec.name]) | (values[spec.name] == total))
+        times = {s.from_time: values[s.name] for s in self._domain.inputs if s.from_time}
+        if {"day", "month"} <= times.keys():
+            months = np.clip(np.nan_to_num(times["month"], nan=1), 1, 12).astype(np.int64)
+            agrees = agrees & (times["day"] <= _DAYS[months - 1])
+        return agrees
+
+    def _fit(self, spec: Input, values: Numbers, is_null: Mask) -> Mask:
+        """Say which values of an input are surely allowed."""
+        fits: Mask = (values >= spec.low) & (values <= spec.high)
+        if self._domain.format.sentinel is not None:
+            fits &= values != self._domain.format.sentinel
+        if spec.whole:
+            fits &= values == np.floor(values)
+        return fits | is_null if spec.optional or spec.sum_of else fits
+
+    def _numbers(self, column: Any) -> Numbers:
+        """Read a column: its values, NaN where there is none, or none we are sure of."""
+        import pyarrow as pa
+        import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+        if self._delimiter is None:
+            if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+                return np.full(len(column), np.nan)
+            found = column.cast(pa.float64(), safe=False)
+        else:
+            if self._delimiter == ";":
+                column = pc.replace_substring(column, ",", ".")
+            try:
+                found = column.cast(pa.float64())
+            except pa.ArrowInvalid:
+                text = pc.utf8_trim_whitespace(column)
+                is_number = pc.match_substring_regex(text, _NUMBER)
+                found = pc.if_else(is_number, text, None).cast(pa.float64())
+        return np.array(found.to_numpy(zero_copy_only=False))  # a copy: Arrow's own is read-only
+
+    def _ask(
+        self, batch: Batch, rows: NDArray[np.intp], values: dict[str, Numbers], at: Times
+    ) -> dict[int, str]:
+        """Let ``row_model`` decide on rows, and take the values of those it accepts.
+
+        Returns:
+            Row -> what is wrong with it.
+        """
+        refused: dict[int, str] = {}
+        if not len(rows):
+            return refused
+        names = [self._header[place] for place in self._places.values()]
+        cells = [_cells(batch.columns[place], rows) for place in self._places.values()]
+        for n, given in zip(rows.tolist(), zip(*cells, strict=True), strict=True):
+            try:
+                row = self._predictor.check(
+                    dict(zip(names, map(self._value, names, given), strict=True))
+                )
+            except InputError as error:
+                refused[n] = str(error)
+                continue
+            at[n] = row["timestamp"] or _NEVER
+            for name, found in values.items():
+                found[n] = np.nan if row[name] is None else row[name]
+        return refused
+
+    def _value(self, name: str, cell: Any) -> Any:
+        """Read a cell as a request would bring it."""
+        if self._delimiter is None or cell is None:
+            return cell
+        return cell.strip() or None if name == "timestamp" else number(cell, self._delimiter)
+
+    def _lines(self, batch: Batch, refused: dict[int, str]) -> str:
+        """Write refused rows down: where, why, and what stood there."""
+        if not refused and not batch.broken:
+            return ""
+        cells = [_cells(column, np.array([*refused], dtype=np.int64)) for column in batch.columns]
+        wanted = len(self._header)
+        told: list[tuple[int, str, Sequence[Any], str]] = [
+            (int(batch.lines[n]), problems, given, "")
+            for (n, problems), given in zip(refused.items(), zip(*cells, strict=True), strict=True)
+        ]
+        for line, fields, text in batch.broken:
+            found: list[str] = next(
+                csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter or ",")
+            )
+            why = f"row: it has {fields} fields, the header has {wanted}"
+            own = [*found, *[""] * wanted][:wanted]
+            told.append((line, why, own, (self._delimiter or ",").join(found[wanted:])))
+        table = io.StringIO(newline="")
+        writer = csv.writer(table, lineterminator="\n")
+        for line, why, given, surplus in sorted(told, key=lambda row: row[0]):
+            writer.writerow([line, why, *given, surplus])
+        return table.getvalue()
+
+    def _answers(self, values: dict[str, Numbers], at: Times) -> list[Any]:
+        """Answer checked rows, as columns in the order of ``ANSWER``."""
+        import pyarrow as pa
+
+        size, levels = len(at), self._domain.target.levels
+        inputs = features.matrix(self._domain, values)
+        figures: Numbers = np.full((4, size), np.nan)  # prediction, low, high, confidence
+        said = np.full(size, "", dtype=object)
+        timed = ~np.isnat(at) & (self._timed != NOW)
+        for part, rows in ((self._timed, timed), (NOW, ~timed)):
+            if not rows.any():
+                continue
+            when = None if part == NOW else at[rows].astype("M8[s]")
+            scored = self._predictor.score(inputs[rows], when)
+            figures[0, rows], figures[3, rows] = (
+                scored.values,
+                self._card.parts[part].coverage["level"],
+            )
+            if scored.low is not None and scored.high is not None:
+                figures[1, rows], figures[2, rows] = scored.low, scored.high
+            if scored.shares is not None:  # Python's own rounding, as every other answer has it
+                figures[3, rows] = [round(p, 4) for p in scored.shares.max(axis=1).tolist()]
+            said[rows] = self._warnings(part, inputs[rows], when)
+        labels: Any = pa.nulls(size, pa.string())
+        if levels:
+            words = pa.array([level.label for level in levels])
+            labels = words.take(pa.array(figures[0].astype(np.int8)))
+        prediction, low, high, confidence = (pa.array(row, from_pandas=True) for row in figures)
+        warnings = pa.array(said.tolist(), pa.string())
+        version = pa.repeat(self._card.version, size)
+        return [prediction, labels, low, high, confidence, warnings, version]
+
+    def _warnings(self, part: str, inputs: Matrix, at: Times | None) -> NDArray[np.object_]:
+        """Put what speaks against each answer into words; for most rows that is nothing."""
+        notes = ["The model was trained on simulated readings, not on a real city."]
+        notes = notes if self._predictor.simulated else []
+        said = np.full(len(inputs), " ".join(notes), dtype=object)
+        lacking = np.isnan(inputs) & np.isin(self._domain.names, self._card.parts[part].view.inputs)
+        odd = ((inputs < self._low) | (inputs > self._high)).any(axis=1) | self._far(inputs)
+        alike = [np.array([n]) for n in np.flatnonzero(odd)]
+        # Of the others only what is missing can be said: the same wherever the same is missing.
+        rest = np.flatnonzero(lacking.any(axis=1) & ~odd)
+        patterns = lacking[rest] @ (1 << np.arange(inputs.shape[1]))
+        alike += [rest[patterns == pattern] for pattern in np.unique(patterns)]
+        if not alike:
+            return said
+        first = [rows[0] for rows in alike]
+        found = self._predictor.standing(inputs[first], None if at is None else at[first])
+        for rows, standing in zip(alike, found, strict=True):
+            said[rows] = " ".join([*standing.warnings, *notes])
+        return said
+
+    def _far(self, inputs: Matrix) -> Mask:
+        """Find the rows that may not go together as in training: all of these, and a few more."""
+        novelty = self._card.novelty
+        if not novelty:
+            return np.zeros(len(inputs), dtype=bool)
+        places = [self._domain.names.index(name) for name in novelty.inputs]
+        off = features.on_log_scale(inputs[:, places]) - np.array(novelty.mean)
+        off[np.isnan(off)] = 0.0
+        distance = (off * (off @ np.array(novelty.precision))).sum(axis=1)
+        return np.asarray(distance > 0.999 * novelty.limit)
+
+
+def _nulls(column: Any) -> Mask:
+    mask: Mask = column.is_null().to_numpy(zero_copy_only=False)
+    return mask
+
+
+def _cells(column: Any, rows: NDArray[np.intp]) -> list[Any]:
+    """Give some cells as Python's values."""
+    import pyarrow as pa
+
+    taken = column.take(pa.array(rows))
+    if pa.types.is_timestamp(taken.type):  # nanoseconds would ask for pandas
+        taken = taken.cast(pa.timestamp("us", taken.type.tz), safe=False)
+    return list(taken.to_pylist())
+
+
+def _times(column: Any) -> tuple[Times, Mask]:
+    """Read a column of times: each row's, NaT where there is none, and of which we are sure."""
+    import pyarrow as pa
+
+    at, kind = np.full(len(column), _NEVER, dtype="M8[us]"), column.type
+    if pa.types.is_timestamp(kind) and kind.tz is None:
+        known = column.cast(pa.timestamp("us"), safe=False)
+        at = np.array(known.to_numpy(zero_copy_only=False))
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        at = np.array([_moment(text) for text in column.to_pylist()], dtype="M8[us]")
+    return at, _nulls(column) | (at >= _SURE_YEARS[0]) & (at < _SURE_YEARS[1])
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Read a time; None where it is not surely one."""
+    if text is None or not _SURE_TIME.fullmatch(text):
+        return None
+    with suppress(ValueError):  # the 31st of February
+        return datetime.fromisoformat(text)
+    return None
