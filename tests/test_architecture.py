@@ -20,6 +20,8 @@ ROOMS = [
     "features",
     "registry",
     "predict",
+    "store",
+    "monitoring",
     "runs",
     "data",
     "modelling",
@@ -62,6 +64,13 @@ HOMES = {
     "typer": {"cli"},
     "rich": {"cli"},
     "structlog": {"logs"},
+    "sqlalchemy": {"store"},
+    "alembic": {"store"},
+    "prometheus_client": {"monitoring"},
+    "psutil": {"monitoring"},
+    "limits": {"api"},
+    "cachetools": {"api"},
+    "pyarrow": {"predict"},
 }
 MODULES = sorted(
     path
@@ -134,7 +143,7 @@ def code_lines(path: Path) -> int:
 def test_the_package_stays_small() -> None:
     sizes = {path: code_lines(path) for path in PACKAGE.rglob("*.py")}
 
-    assert sum(sizes.values()) <= 5400
+    assert sum(sizes.values()) <= 8200
     assert max(sizes.values()) <= 420
 
 

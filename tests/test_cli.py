@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import usual
 from test_predict import history
 from test_registry import flip_a_byte
 
@@ -113,87 +112,6 @@ def test_models_verify_finds_a_flipped_byte(home: Path, models: Models) -> None:
     flip_a_byte(home / "models" / "traffic" / "1.0.0" / "model.onnx")
 
     assert_refused(smartcity("models", "verify", "traffic"), 1, "not the file that was published")
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text().splitlines()))
-
-
-def predict(domain: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    files = ("--input", str(folder / "in.csv"), "--output", str(folder / "out.csv"))
-    return smartcity("predict", domain, *files)
-
-
-def test_predict_answers_a_file_row_by_row(tmp_path: Path, models: Models) -> None:
-    good = usual(models["air_quality"])
-    write_csv(
-        tmp_path / "in.csv", [{"station": "A", **good}, {"station": "B", **good, "C6H6_GT": -200}]
-    )
-
-    done = predict("air_quality", tmp_path)
-
-    first, second = read_csv(tmp_path / "out.csv")
-    assert done.returncode == 0, done.stderr
-    assert float(first["low"]) <= float(first["prediction"]) <= float(first["high"])
-    assert (first["station"], first["error"], first["model_version"]) == ("A", "", "1.0.0")
-    assert "-200 stands for a missing reading" in second["error"]
-    assert second["prediction"] == ""
-
-
-def test_predict_reads_the_published_layout(tmp_path: Path, models: Models) -> None:
-    (tmp_path / "in.csv").write_text(
-        "Date;CO(GT);PT08.S1(CO);NMHC(GT);C6H6(GT);PT08.S2(NMHC);NOx(GT);PT08.S3(NOx);NO2(GT);"
-        "PT08.S4(NO2);PT08.S5(O3);T;RH;AH;;\n10/03/2004;2,6;1360;150;11,9;1046;166;1056;113;1692;"
-        "1268;13,6;48,9;0,7578;;\n"
-    )
-
-    predict("air-quality", tmp_path)
-
-    [row] = read_csv(tmp_path / "out.csv")
-    assert row["error"] == ""
-    assert float(row["prediction"]) > 0
-
-
-def test_predict_carries_an_unnamed_column_along(tmp_path: Path, models: Models) -> None:
-    header = ",car_count,bike_count, bus_count,truck_count"
-    (tmp_path / "in.csv").write_text(f"{header}\n7,60,10,8,5\n")
-
-    assert predict("traffic", tmp_path).returncode == 0
-    [row] = read_csv(tmp_path / "out.csv")
-    assert (row[""], row["error"]) == ("7", "")
-
-
-def test_predict_keeps_what_it_cannot_answer_and_never_writes_over(
-    tmp_path: Path, models: Models
-) -> None:
-    header = "car_count,bike_count,bus_count,truck_count"
-    (tmp_path / "in.csv").write_text(f"{header}\n1,2,3,4\n1,2,3,4,5\n1,2\n")
-
-    assert predict("traffic", tmp_path).returncode == 0
-    rows = read_csv(tmp_path / "out.csv")
-    assert [bool(row["error"]) for row in rows] == [False, True, True]
-
-    (tmp_path / "in.csv").write_text(f"{header},label\n1,2,3,4,mine\n")
-    assert_refused(predict("traffic", tmp_path), 1, "its columns ['label'] are ours")
-    same = str(tmp_path / "in.csv")
-    done = smartcity("predict", "traffic", "--input", same, "--output", same)
-    assert done.returncode == 1
-
-
-def test_predict_refuses_a_file_of_something_else(tmp_path: Path, models: Models) -> None:
-    (tmp_path / "in.csv").write_text("a,b\n1,2\n")
-
-    done = predict("energy", tmp_path)
-
-    assert_refused(done, 1, "none of the columns")
-    assert not (tmp_path / "out.csv").exists()
 
 
 def test_a_port_in_use_is_named_with_the_way_out(home: Path) -> None:

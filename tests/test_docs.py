@@ -103,7 +103,7 @@ def test_the_readmes_commands_run(built: Path, tmp_path: Path) -> None:
             assert done.returncode == 0, (words, done.stderr)
             ran.append(words[0])
 
-    assert ran == ["data", "build", "run", "models", "predict"]
+    assert ran == ["data", "build", "run", "models", "predict", "users", "db"]
     assert "medium" in (tmp_path / "answers.csv").read_text()
 
 

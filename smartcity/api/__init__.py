@@ -1,5 +1,5 @@
 """The HTTP API: the same predictions for programs."""
 
-from smartcity.api.app import create_app
+from smartcity.api.app import create_app, describe
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "describe"]

@@ -1,0 +1,377 @@
+"""The routes that predict: bytes in, bytes out, every answer kept before it is given."""
+
+import asyncio
+import hashlib
+import json
+import random
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import parse_qs
+
+import orjson
+from cachetools import LRUCache
+from pydantic import BaseModel, FailFast, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from smartcity import monitoring, settings
+from smartcity.api.door import IDS, Asked, Handler
+from smartcity.api.replies import RefusedError, Reply, now
+from smartcity.domains import Domain
+from smartcity.errors import InputError
+from smartcity.predict import Predictors, faults, history_model, plain, row_model
+from smartcity.store.spool import Spool, SpoolFullError
+
+#: Most rows of a batch, and how many are answered before others get a turn.
+MOST_ROWS, TURN = 1000, 200
+#: Most faults of a row that are looked at one by one: each takes a kilobyte.
+MOST_READ = 2000
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Keeps what was answered: lines in the spool, before the answer goes out.
+
+    Attributes:
+        spool: Where; None keeps nothing.
+        share: Of the requests, how many leave a row in the metrics table.
+        is_full: Whether the last answer could not be kept.
+    """
+
+    spool: Spool | None
+    share: float
+    is_full: bool = False
+
+    def keep(self, lines: Sequence[bytes]) -> None:
+        """Write lines, all of them or none.
+
+        Raises:
+            SpoolFullError: None was written.
+        """
+        if self.spool is None:
+            return
+        try:
+            self.spool.add(b"".join(lines))
+        except SpoolFullError:
+            self.is_full = True
+            monitoring.REFUSED.inc()
+            raise
+        self.is_full = False
+
+    def metric(self, domain: str, asked: Asked, latency: float, at: bytes) -> list[bytes]:
+        """Give the line for the metrics table, for the share of requests that leave one."""
+        if self.spool is None or random.random() >= self.share:  # noqa: S311  # a sample
+            return []
+        line = {
+            "kind": "metric",
+            "model_name": domain,
+            "request_time_ms": round((time.perf_counter() - asked.started) * 1000),
+            "prediction_latency_ms": round(latency * 1000),
+            "timestamp": at.decode(),
+        }
+        return [orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)]
+
+
+class _Said(NamedTuple):
+    """An answer as it is sent and as it is kept, each without its beginning.
+
+    Text, so that thousands of them are nothing to the garbage collector.
+    """
+
+    answer: bytes
+    record: bytes
+    version: str
+
+    @classmethod
+    def of(cls, domain: Domain, said: Mapping[str, Any]) -> "_Said":
+        interval = said["interval"] or {}
+        record = {
+            "model_name": domain.name,
+            "model_version": said["model_version"],
+            "prediction": said["prediction"],
+            "confidence": said["confidence"],
+            "low": interval.get("low"),
+            "high": interval.get("high"),
+        }
+        return cls(orjson.dumps(said)[1:], orjson.dumps(record)[1:], said["model_version"])
+
+
+class Answering:
+    """Answers what is asked about one domain.
+
+    Single rows that come at the same time are answered together: whatever arrived in one round of
+    the event loop is worked on at its end, with one call of the model and one write to the disk.
+    Nobody waits for company.
+    """
+
+    def __init__(self, domain: Domain, predictors: Predictors, recorder: Recorder) -> None:
+        """Take who answers and who keeps."""
+        self.domain = domain
+        self._predictors, self._recorder = predictors, recorder
+        self._model, self._history = row_model(domain), history_model(domain)
+        self._inputs = [spec.name for spec in domain.inputs if not spec.sum_of]
+        self._options = [*(option.name for option in domain.options), "timestamp"]
+        self._parts = sum(bool(spec.from_time) for spec in domain.inputs)
+        rows: Any = list[self._model]  # type: ignore[name-defined]  # made just here
+        self._rows: TypeAdapter[list[BaseModel]] = TypeAdapter(
+            Annotated[rows, FailFast(), Field(max_length=MOST_ROWS)]  # else a fault for every row
+        )
+        self._waiting: list[tuple[Row, Asked, asyncio.Future[Reply]]] = []
+        self._known: LRUCache[bytes, _Said] = LRUCache(settings.current().cache_rows)
+        name = domain.name
+        self._counts = [
+            family.labels(name)
+            for family in (monitoring.PREDICTIONS, monitoring.HITS, monitoring.MISSES)
+        ]
+        self._latency = monitoring.LATENCY.labels(name)
+
+    async def one(self, asked: Asked) -> Reply:
+        """Answer one row."""
+        row = self._parse(asked.body, self._model)
+        if _wants_reasons(asked):
+            return self._replies([row], [asked], reasons=True)[0]
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._answer)
+        future: asyncio.Future[Reply] = loop.create_future()
+        self._waiting.append((row, asked, future))
+        return await future
+
+    def _answer(self) -> None:
+        """Answer all that wait."""
+        waiting, self._waiting = self._waiting, []
+        rows, asked, futures = zip(*waiting, strict=True)
+        try:
+            replies: Sequence[Reply] = self._replies(rows, asked)
+        except Exception as error:  # noqa: BLE001  # it is the answer of each of them
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for future, reply in zip(futures, replies, strict=True):
+            if not future.done():  # a client may have gone
+                future.set_result(reply)
+
+    def _replies(
+        self, rows: Sequence[Row], asked: Sequence[Asked], *, reasons: bool = False
+    ) -> list[Reply]:
+        told, latency = self._ask(rows, reasons=reasons)
+        at, lines, replies = now().encode(), [], []
+        for row, said, who in zip(rows, told, asked, strict=True):
+            key = _identify(who, said.version)
+            head = b'{"success":true,"id":"%s","timestamp":"%s",' % (key, at)
+            replies.append(Reply(200, head + said.answer))
+            lines.append(self._line(key, row, said, who, at))
+            lines += self._recorder.metric(self.domain.name, who, latency, at)
+        self._recorder.keep(lines)
+        return replies
+
+    def _ask(
+        self, rows: Sequence[Row], *, reasons: bool = False, is_new: bool = False
+    ) -> tuple[list[_Said], float]:
+        """Ask the served version what was not asked before, and count.
+
+        Args:
+            rows: What to answer.
+            reasons: Say what moved the answers.
+            is_new: Do not look for them among what was asked before, nor remember them.
+        """
+        predictor, started = self._predictors.ready(self.domain.name), time.perf_counter()
+        keys = [None] * len(rows) if reasons or is_new else predictor.keys(rows)
+        told = [self._known.get(key) if key else None for key in keys]
+        missed = [n for n, said in enumerate(told) if said is None]
+        answers = predictor.tell([rows[n] for n in missed], reasons=reasons)
+        for n, answer in zip(missed, answers, strict=True):
+            told[n] = said = _Said.of(self.domain, answer)
+            if (key := keys[n]) and self._known.maxsize:
+                self._known[key] = said
+        latency = time.perf_counter() - started
+        asked, hits, misses = self._counts
+        asked.inc(len(rows))
+        if not is_new:
+            hits.inc(len(rows) - len(missed))
+            misses.inc(len(missed))
+        self._latency.observe(latency)
+        return [said for said in told if said], latency
+
+    def _line(self, key: bytes, row: Row, said: _Said, asked: Asked, at: bytes) -> bytes:
+        """Write an answer as the database will keep it; of recent readings, only how many."""
+        given = {name: row[name] for name in self._inputs}
+        given |= {name: row[name] for name in self._options if row[name] is not None}
+        if row["recent"]:
+            given["recent"] = len(row["recent"])
+        return (
+            b'{"kind":"prediction","id":"%s","user_id":%s,"timestamp":"%s","input_data":%s,%s\n'
+            % (
+                key,
+                b'"%s"' % asked.user.encode() if asked.user else b"null",
+                at,
+                orjson.dumps(given),
+                said.record,
+            )
+        )
+
+    async def batch(self, asked: Asked) -> Reply:
+        """Answer up to 1,000 rows; a bad one is an error in its place."""
+        rows, failed = self._parse_rows(asked.body)
+        good = [n for n in range(len(rows)) if n not in failed]
+        at, lines, latency = now().encode(), [], 0.0
+        parts = [orjson.dumps(failed.get(n)) for n in range(len(rows))]
+        for first in range(0, len(good), TURN):
+            turn = good[first : first + TURN]
+            told, seconds = self._ask([rows[n] for n in turn], is_new=True)
+            latency += seconds
+            for n, said in zip(turn, told, strict=True):
+                key = _identify(asked, said.version, n)
+                parts[n] = b'{"success":true,"id":"%s",%s' % (key, said.answer)
+                lines.append(self._line(key, rows[n], said, asked, at))
+            await asyncio.sleep(0)
+        self._recorder.keep(lines + self._recorder.metric(self.domain.name, asked, latency, at))
+        counts = (len(good), len(failed), at)
+        head = b'{"success":true,"count":%d,"failed":%d,"timestamp":"%s","predictions":[' % counts
+        return Reply(200, b"".join((head, b",".join(parts), b"]}")))
+
+    def ahead(self, question: str) -> Handler:
+        """Give what answers a question about later."""
+
+        async def answer(asked: Asked) -> Reply:
+            history = self._parse(asked.body, self._history)
+            predictor = self._predictors.ready(self.domain.name)
+            told = predictor.ahead(question, history["recent"])
+            said = [each.model_dump(mode="json") for each in told]
+            return Reply(
+                200, orjson.dumps({"success": True, "forecasts": said, "timestamp": now()})
+            )
+
+        return answer
+
+    def _parse(self, body: bytes, model: type[BaseModel]) -> Row:
+        """Read and check a body.
+
+        Raises:
+            RefusedError: 400, it is no JSON, or 422, a name stands in it twice.
+            InputError: It is JSON, and no row that can be answered.
+        """
+        try:
+            row = model.model_validate_json(body)
+        except ValidationError as error:
+            if error.error_count() == 1 and (found := error.errors()[0])["type"] == "json_invalid":
+                raise _no_json(body, found["msg"]) from None
+            raise self._why(error) from None
+        refuse_doubled(body, self._names(row))
+        return plain(row)
+
+    def _why(self, error: ValidationError) -> InputError:
+        """Say what is wrong with a row; of too many faults, only how many there are."""
+        if (count := error.error_count()) > MOST_READ:
+            problem = f"has {count} faults"
+            return InputError([{"field": "row", "problem": problem, "value": None}])
+        return InputError(faults(self.domain, error.errors(include_url=False)))
+
+    def _names(self, row: BaseModel) -> int:
+        """Count the names that came with a row; parts of its ``timestamp`` did not come."""
+        taken = self._parts if getattr(row, "timestamp", None) else 0
+        return len(row.model_fields_set) - taken
+
+    def _parse_rows(self, body: bytes) -> tuple[list[Row], dict[int, Row]]:
+        """Read a batch: the rows, those that cannot be answered empty, and why not, by place."""
+        try:
+            models: list[BaseModel | None] = [*self._rows.validate_json(body)]
+            failed: dict[int, Row] = {}
+        except ValidationError:
+            models, failed = self._one_by_one(body)
+        if not 1 <= len(models) <= MOST_ROWS:
+            raise _too_many(len(models))
+        refuse_doubled(body, sum([self._names(row) for row in models if row]))
+        return [plain(row) if row else {} for row in models], failed
+
+    def _one_by_one(self, body: bytes) -> tuple[list[BaseModel | None], dict[int, Row]]:
+        """Read a batch that is not all good."""
+        try:
+            given = from_json(body)
+        except ValueError as error:
+            raise _no_json(body, str(error)) from None
+        if not isinstance(given, list):
+            problem = "must be a list of rows"
+            raise InputError([{"field": "body", "problem": problem, "value": None}])
+        if len(given) > MOST_ROWS:
+            raise _too_many(len(given))
+        models: list[BaseModel | None] = []
+        failed: dict[int, Row] = {}
+        for n, row in enumerate(given):
+            try:
+                models.append(self._model.model_validate(row))
+            except ValidationError as error:
+                why = self._why(error)
+                failed[n] = {"success": False, "error": str(why), "details": why.details}
+                models.append(None)
+        return models, failed
+
+
+def _too_many(count: int) -> Exception:
+    if count:
+        return RefusedError(413, f"{count} rows; send at most {MOST_ROWS} at a time.")
+    problem = "must hold at least one row"
+    return InputError([{"field": "body", "problem": problem, "value": None}])
+
+
+def _wants_reasons(asked: Asked) -> bool:
+    """Read the only parameter there is.
+
+    Raises:
+        InputError: It is neither true nor false.
+    """
+    if not asked.query:
+        return False
+    given = parse_qs(asked.query.decode("latin-1"), keep_blank_values=True).get(
+        "reasons", ["false"]
+    )
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if given[-1].lower() not in known:
+        problem = "must be true or false"
+        raise InputError([{"field": "reasons", "problem": problem, "value": given[-1][:80]}])
+    return known[given[-1].lower()]
+
+
+def _identify(asked: Asked, version: str, place: int | None = None) -> bytes:
+    """Give an answer its id.
+
+    Where the client, or a proxy, named the request, the same request sent again gets the same id:
+    it is then kept once. Another version may answer differently, and its answer is another one.
+    """
+    if asked.is_named:
+        named = f"{asked.request_id} {asked.user} {asked.path} {version} {place} ".encode()
+        digest = hashlib.blake2b(named + asked.body, digest_size=16).digest()
+        return str(uuid.UUID(bytes=digest)).encode()
+    return (asked.request_id if place is None else next(IDS)).encode()
+
+
+def _no_json(body: bytes, why: str) -> RefusedError:
+    if not body.strip():
+        return RefusedError(400, "The body is empty; send JSON.")
+    return RefusedError(400, f"The body is not JSON: {why.removeprefix('Invalid JSON: ')[:200]}.")
+
+
+def refuse_doubled(body: bytes, names: int) -> None:
+    """Refuse a body in which a name stands twice: readers differ in which of the two they take.
+
+    Args:
+        body: Valid JSON.
+        names: How many names were found in it; with as many colons, none stands twice.
+    """
+    if body.count(b":") == names:
+        return
+
+    def once(pairs: list[tuple[str, Any]]) -> None:
+        found = set()
+        for name, _ in pairs:
+            if name in found:
+                problem = "is given twice"
+                raise InputError([{"field": name[:80], "problem": problem, "value": None}])
+            found.add(name)
+
+    json.loads(body, object_pairs_hook=once)
