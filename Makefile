@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := uv==0.13.9
 SMARTCITY := $(BIN)/smartcity
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench notebooks setup setup-dev serve lock clean
+.PHONY: help demo test check fix openapi bench notebooks setup setup-dev serve lock clean
 export PYTHONUNBUFFERED = 1
 
 help:  ## List the targets
@@ -42,10 +42,16 @@ notebooks: setup-dev  ## Open JupyterLab on the notebooks
 serve: setup  ## Serve dashboard and API with the models there are
 	@exec $(SMARTCITY) up
 
+openapi: setup-dev  ## Write the API's description to docs/openapi.json
+	$(BIN)/python -c "import json; from smartcity.api import describe; print(json.dumps(describe(), indent=1, ensure_ascii=False))" > docs/openapi.json
+
 bench: setup-dev  ## Measure what benchmarks/ measures, as ratios in one run
 	@$(READINGS)
 	@$(SMARTCITY) build
+	$(BIN)/python benchmarks/predicting.py
+	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq wrk >/dev/null; } || true
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/files.py
 
 lock: setup-dev  ## Pin the newest dependencies that work together
 	$(BIN)/uv pip compile pyproject.toml $(LOCKED) --upgrade --output-file requirements.lock
