@@ -3,6 +3,8 @@
 import os
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -28,6 +30,9 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 #: Seconds a question to the database is answered from memory.
 _FRESH = 15.0
+#: Seconds the database is waited for.
+_PATIENCE = 2.0
+_BESIDE = ThreadPoolExecutor(1, "accuracy")
 
 REQUESTS = Counter("smartcity_requests", "Requests answered", ["route", "method", "status"])
 SECONDS = Histogram("smartcity_request_seconds", "Time to an answer", ["route"], buckets=_BUCKETS)
@@ -61,6 +66,7 @@ class _Machine(Collector):
     def __init__(self) -> None:
         self._accuracy: list[Metric] = []
         self._asked = -_FRESH
+        self._asking: Future[list[Metric]] | None = None
 
     def collect(self) -> Iterator[Metric]:
         known = settings.current()
@@ -78,12 +84,20 @@ class _Machine(Collector):
         yield _gauge("spool_bytes", "Answers waiting for the database", _bytes_in(spool))
         quarantined = _bytes_in(spool / "quarantine")
         yield _gauge("spool_quarantine_bytes", "Answers the database refused", quarantined)
-        if time.monotonic() - self._asked > _FRESH:
-            self._asked, self._accuracy = time.monotonic(), _live()
-        yield from self._accuracy
+        yield from self._live()
+
+    def _live(self) -> list[Metric]:
+        """Give how answers turned out, as last known where the database takes its time."""
+        if self._asking is None and time.monotonic() - self._asked > _FRESH:
+            self._asked, self._asking = time.monotonic(), _BESIDE.submit(_accuracy)
+        if self._asking:
+            with suppress(TimeoutError):
+                self._accuracy = self._asking.result(timeout=_PATIENCE)
+                self._asking = None
+        return self._accuracy
 
 
-def _live() -> list[Metric]:
+def _accuracy() -> list[Metric]:
     """Ask how answers turned out, from what was observed afterwards; none while it is not known."""
     from smartcity.store import answers
 

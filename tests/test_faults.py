@@ -55,6 +55,10 @@ class Server:
         own = {"SMARTCITY_API_PORT": str(port), "SMARTCITY_RATE_LIMIT": "off"}
         own |= {"SMARTCITY_KEY_RATE_LIMIT": "off"}
         self.env = {**os.environ, **own, **{f"SMARTCITY_{k.upper()}": v for k, v in more.items()}}
+        # A server that is killed leaves its folder behind; it goes with this test's.
+        self.temporary = home / "temporary"
+        self.temporary.mkdir(exist_ok=True)
+        self.env["TMPDIR"] = str(self.temporary)
         self.output = home / "server.txt"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -412,11 +416,8 @@ def test_workers_whose_parent_is_killed_end_and_leave_the_port(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_server_told_to_stop_under_load_finishes_what_is_under_way(
-    workers: int, home: Path, models: Models, free_port: int, monkeypatch: pytest.MonkeyPatch
+    workers: int, home: Path, models: Models, free_port: int
 ) -> None:
-    temporary = home / "temporary"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
     with serving(home, free_port, workers=workers) as server:
         slow = http.client.HTTPConnection("127.0.0.1", free_port, timeout=PATIENCE)
         body = orjson.dumps(usual(models["air_quality"]) | {MARK: mark(0)})
@@ -441,7 +442,7 @@ def test_a_server_told_to_stop_under_load_finishes_what_is_under_way(
         assert server.process.returncode == 0
         assert not load.refused
         assert_all_kept(load, drained=False)
-        assert list(temporary.glob("smartcity-*")) == []
+        assert list(server.temporary.glob("smartcity-*")) == []
 
 
 @pytest.fixture
@@ -479,14 +480,14 @@ def test_postgresql_away_for_a_while_disturbs_no_prediction(
     users.add_user("ann@city.org")
     ann, unseen, third = (users.new_key("ann@city.org") for _ in range(3))
     with serving(home, free_port, require_key="true") as server:
-        with Load(server, models["air_quality"], headers={"x-api-key": ann}) as load:
+        mine = {"x-api-key": ann}
+        with Load(server, models["air_quality"], pause=0.008, headers=mine) as load:
             load.more()
             store.close()
             own_postgres.server.stop()
             away, count = time.monotonic(), len(load.answers)
             key = next(iter(load.answers))
             note = orjson.dumps({"id": key, "observed": 1.5})
-            mine = {"x_api_key": ann}
             for status, body, headers in (
                 server.ask("POST", "/api/v1/feedback", note, **mine),
                 server.get("/api/v1/predictions", **mine),
@@ -520,7 +521,7 @@ def test_a_locked_sqlite_file_disturbs_no_prediction(
     home: Path, models: Models, free_port: int
 ) -> None:
     with serving(home, free_port) as server:
-        with Load(server, models["air_quality"]) as load:
+        with Load(server, models["air_quality"], pause=0.008) as load:
             load.more()
             store.upgrade()  # done already; or else now
             eventually(lambda: len(kept()) > 0)

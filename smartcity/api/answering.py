@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from pydantic import BaseModel, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from smartcity import monitoring, settings
+from smartcity import logs, monitoring, settings
 from smartcity.api.door import IDS, Asked, Handler
 from smartcity.api.replies import RefusedError, Reply, now
 from smartcity.domains import Domain
@@ -28,6 +28,8 @@ from smartcity.store.spool import Spool, SpoolFullError
 MOST_ROWS, TURN = 1000, 200
 #: Most faults of a row that are looked at one by one: each takes a kilobyte.
 MOST_READ = 2000
+
+log = logs.get(__name__)
 
 Row = dict[str, Any]
 
@@ -56,11 +58,15 @@ class Recorder:
             return
         try:
             self.spool.add(b"".join(lines))
-        except SpoolFullError:
+        except SpoolFullError as error:
+            if not self.is_full:
+                log.warning("answers withheld", reason=str(error))
             self.is_full = True
             monitoring.REFUSED.inc()
             raise
-        self.is_full = False
+        if self.is_full:
+            log.info("answers are kept again")
+            self.is_full = False
 
     def metric(self, domain: str, asked: Asked, latency: float, at: bytes) -> list[bytes]:
         """Give the line for the metrics table, for the share of requests that leave one."""
@@ -123,10 +129,8 @@ class Answering:
         self._waiting: list[tuple[Row, Asked, asyncio.Future[Reply]]] = []
         self._known: LRUCache[bytes, _Said] = LRUCache(settings.current().cache_rows)
         name = domain.name
-        self._counts = [
-            family.labels(name)
-            for family in (monitoring.PREDICTIONS, monitoring.HITS, monitoring.MISSES)
-        ]
+        self._answered = monitoring.PREDICTIONS.labels(name)
+        self._hits, self._misses = monitoring.HITS.labels(name), monitoring.MISSES.labels(name)
         self._latency = monitoring.LATENCY.labels(name)
 
     async def one(self, asked: Asked) -> Reply:
@@ -134,10 +138,10 @@ class Answering:
         row = self._parse(asked.body, self._model)
         if _wants_reasons(asked):
             return self._replies([row], [asked], reasons=True)[0]
-        loop = asyncio.get_running_loop()
         if not self._waiting:
-            loop.call_soon(self._answer)
-        future: asyncio.Future[Reply] = loop.create_future()
+            self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self._answer)
+        future: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting.append((row, asked, future))
         return await future
 
@@ -146,15 +150,22 @@ class Answering:
         waiting, self._waiting = self._waiting, []
         rows, asked, futures = zip(*waiting, strict=True)
         try:
-            replies: Sequence[Reply] = self._replies(rows, asked)
-        except Exception as error:  # noqa: BLE001  # it is the answer of each of them
-            for future in futures:
-                if not future.done():
-                    future.set_exception(error)
-            return
+            replies: list[Reply | Exception] = [*self._replies(rows, asked)]
+        except Exception:  # noqa: BLE001  # one of them may be to blame: each by itself
+            replies = [self._alone(row, who) for row, who in zip(rows, asked, strict=True)]
         for future, reply in zip(futures, replies, strict=True):
-            if not future.done():  # a client may have gone
+            if future.done():  # a client may have gone
+                continue
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
                 future.set_result(reply)
+
+    def _alone(self, row: Row, asked: Asked) -> Reply | Exception:
+        try:
+            return self._replies([row], [asked])[0]
+        except Exception as error:  # noqa: BLE001  # it is the answer
+            return error
 
     def _replies(
         self, rows: Sequence[Row], asked: Sequence[Asked], *, reasons: bool = False
@@ -170,18 +181,10 @@ class Answering:
         self._recorder.keep(lines)
         return replies
 
-    def _ask(
-        self, rows: Sequence[Row], *, reasons: bool = False, is_new: bool = False
-    ) -> tuple[list[_Said], float]:
-        """Ask the served version what was not asked before, and count.
-
-        Args:
-            rows: What to answer.
-            reasons: Say what moved the answers.
-            is_new: Do not look for them among what was asked before, nor remember them.
-        """
+    def _ask(self, rows: Sequence[Row], *, reasons: bool = False) -> tuple[list[_Said], float]:
+        """Ask the served version what was not asked before, and count."""
         predictor, started = self._predictors.ready(self.domain.name), time.perf_counter()
-        keys = [None] * len(rows) if reasons or is_new else predictor.keys(rows)
+        keys = [None] * len(rows) if reasons else predictor.keys(rows)
         told = [self._known.get(key) if key else None for key in keys]
         missed = [n for n, said in enumerate(told) if said is None]
         answers = predictor.tell([rows[n] for n in missed], reasons=reasons)
@@ -190,11 +193,9 @@ class Answering:
             if (key := keys[n]) and self._known.maxsize:
                 self._known[key] = said
         latency = time.perf_counter() - started
-        asked, hits, misses = self._counts
-        asked.inc(len(rows))
-        if not is_new:
-            hits.inc(len(rows) - len(missed))
-            misses.inc(len(missed))
+        self._answered.inc(len(rows))
+        self._hits.inc(len(rows) - len(missed))
+        self._misses.inc(len(missed))
         self._latency.observe(latency)
         return [said for said in told if said], latency
 
@@ -219,17 +220,24 @@ class Answering:
         """Answer up to 1,000 rows; a bad one is an error in its place."""
         rows, failed = self._parse_rows(asked.body)
         good = [n for n in range(len(rows)) if n not in failed]
-        at, lines, latency = now().encode(), [], 0.0
+        predictor, started = self._predictors.ready(self.domain.name), time.perf_counter()
+        turns = [good[n : n + TURN] for n in range(0, len(good), TURN)]
+        # While the model answers the next rows in a thread, these are put into words.
+        loop = asyncio.get_running_loop()
+        coming = [
+            loop.run_in_executor(None, predictor.ask, [rows[n] for n in turn]) for turn in turns
+        ]
+        at, lines = now().encode(), []
         parts = [orjson.dumps(failed.get(n)) for n in range(len(rows))]
-        for first in range(0, len(good), TURN):
-            turn = good[first : first + TURN]
-            told, seconds = self._ask([rows[n] for n in turn], is_new=True)
-            latency += seconds
-            for n, said in zip(turn, told, strict=True):
+        for turn, answered in zip(turns, coming, strict=True):
+            told = predictor.tell([rows[n] for n in turn], await answered)
+            for n, said in zip(turn, (_Said.of(self.domain, each) for each in told), strict=True):
                 key = _identify(asked, said.version, n)
                 parts[n] = b'{"success":true,"id":"%s",%s' % (key, said.answer)
                 lines.append(self._line(key, rows[n], said, asked, at))
-            await asyncio.sleep(0)
+        latency = time.perf_counter() - started
+        self._answered.inc(len(good))
+        self._latency.observe(latency)
         self._recorder.keep(lines + self._recorder.metric(self.domain.name, asked, latency, at))
         counts = (len(good), len(failed), at)
         head = b'{"success":true,"count":%d,"failed":%d,"timestamp":"%s","predictions":[' % counts
@@ -274,7 +282,7 @@ class Answering:
 
     def _names(self, row: BaseModel) -> int:
         """Count the names that came with a row; parts of its ``timestamp`` did not come."""
-        taken = self._parts if getattr(row, "timestamp", None) else 0
+        taken = self._parts and (self._parts if getattr(row, "timestamp", None) else 0)
         return len(row.model_fields_set) - taken
 
     def _parse_rows(self, body: bytes) -> tuple[list[Row], dict[int, Row]]:

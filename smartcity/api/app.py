@@ -169,6 +169,7 @@ def _life(
         # that would hold up every answer for a twentieth of a second, some times a second.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         is_started.set()
         stop = threading.Event()
         following = threading.Thread(

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,8 +18,6 @@ from smartcity import logs, monitoring
 from smartcity.api.guard import Guard
 from smartcity.api.replies import RefusedError, Reply, failure, now
 
-#: Seconds a client may take to send its body, and between two looks at who does.
-PATIENCE, _LOOK = 10.0, 1.0
 #: Seconds and lines the access log waits for, to write many at once.
 _LINES_WAIT, _LINES_MOST = 0.1, 500
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -56,8 +54,6 @@ class Asked:
     body: bytes = b""
     #: Who asks, where a key was given.
     user: str | None = None
-    #: Whether its body took too long to come.
-    is_late: bool = False
 
     @classmethod
     def of(cls, scope: Scope) -> "Asked":
@@ -98,12 +94,10 @@ class Door:
         self._most = most_bytes
         self._counted: dict[tuple[str, str, int], tuple[Any, Any]] = {}
         self._lines: list[dict[str, object]] = []
-        self._reading: dict[asyncio.Task[None], Asked] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens."""
         if scope["type"] != "http":  # start and stop
-            self._look_after()
             await self.inner(scope, receive, send)
             self.write_log()
             return
@@ -117,8 +111,6 @@ class Door:
                 route, status = await self._pass_on(asked, scope, receive, send)
                 self._note(asked, route, status)
                 return
-        except asyncio.CancelledError:
-            raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
             route, reply = asked.path if handler else "refused", failure(error, asked.request_id)
         await self._send(reply, asked, send)
@@ -137,41 +129,18 @@ class Door:
         return await handler(asked)
 
     async def _read(self, asked: Asked, receive: Receive) -> None:
-        """Read the body, up to the limit, as long as patience lasts."""
+        """Read the body, up to the limit; the protocol sees to it that it comes in time."""
         parts, size, has_more = [], 0, True
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        self._reading[task] = asked
-        try:
-            while has_more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise RefusedError(400, "The client went away before its body was here.")
-                parts.append(message.get("body", b""))
-                has_more = message.get("more_body", False)
-                size += len(parts[-1])
-                if size > self._most:
-                    raise self._too_large()
-        except asyncio.CancelledError:
-            if not asked.is_late:
-                raise
-            task.uncancel()
-            said = f"The body did not come within {PATIENCE:g} seconds."
-            raise RefusedError(408, said, headers={"Connection": "close"}) from None
-        finally:
-            del self._reading[task]
+        while has_more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RefusedError(400, "The client went away before its body was here.")
+            parts.append(message.get("body", b""))
+            has_more = message.get("more_body", False)
+            size += len(parts[-1])
+            if size > self._most:
+                raise self._too_large()
         asked.body = parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _look_after(self) -> None:
-        """Give up on bodies that take too long.
-
-        One look a second at all of them: a timer for each would cost more than most answers.
-        """
-        latest = time.perf_counter() - PATIENCE
-        for task, asked in self._reading.items():
-            if asked.started < latest and not asked.is_late:
-                asked.is_late = True
-                task.cancel()
-        asyncio.get_running_loop().call_later(_LOOK, self._look_after)
 
     def _too_large(self) -> RefusedError:
         said = f"The body is larger than {self._most / 2**20:g} MB; send fewer rows at a time."

@@ -117,7 +117,11 @@ class Guard:
         if path == "/" or path.startswith(_OPEN):
             return
         token = _token(asked.headers)
-        key = await self._find(token) if token else None
+        digest = hashlib.sha256(token.encode()).digest() if token else b""
+        if digest and digest not in self._keys:
+            # Or else random tokens would reach the database as often as somebody likes.
+            await self._count(self._per_address, f"look-ups for {asked.client}")
+        key = await self._find(token, digest) if token else None
         if key is None:
             await self._count(self._per_address, f"address {asked.client}")
         else:
@@ -141,11 +145,10 @@ class Guard:
             said = f"Too many requests: {rate}. Try again in {seconds} s."
             raise RefusedError(429, said, headers={"Retry-After": str(seconds)})
 
-    async def _find(self, token: str) -> "Key | None":
+    async def _find(self, token: str, digest: bytes) -> "Key | None":
         """Look a key up, at most every ``KEY_SECONDS``; an outage extends what was known."""
         from smartcity.store import database, users
 
-        digest = hashlib.sha256(token.encode()).digest()
         known = self._keys.get(digest)
         if known and time.monotonic() < known[0]:
             return known[1]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 
-#: Seconds a client may take to send the head of a request, or what it sends after its answer.
+#: Seconds a client may take to send a head, a body, or what it sends after its answer.
 _PATIENCE = 10.0
 #: Most bytes of a head, or of anything else that is no body.
 _MOST_HEAD = 64 * 2**10
@@ -34,12 +34,47 @@ _AGAIN = 2.0
 _LAST_IMPORT, _LAST = 8.0, 10.0
 
 
+class _Whole:
+    """A transport that sends the head of an answer together with its body.
+
+    uvicorn writes the one and then the other, and each write is a call of the system: together
+    they would take a third of a worker's time.
+    """
+
+    def __init__(self, transport: Any, loop: "asyncio.AbstractEventLoop") -> None:
+        self._transport, self._loop = transport, loop
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send what is held back with this; hold this back if there is nothing."""
+        if self._head:
+            self._transport.write(self._head + data)
+            self._head = b""
+        elif data:
+            self._head = data
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send what is held back, as nothing followed it at once."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        """Close once all is sent."""
+        self.flush()
+        self._transport.close()
+
+
 class PatientProtocol(HttpToolsProtocol):
     """HTTP that waits for no client for ever, keeps no endless head, and refuses in our shape."""
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a head."""
-        super().connection_made(transport)
+        super().connection_made(_Whole(transport, self.loop))  # type: ignore[arg-type]
         self._in_head = self._is_whole = True
         self._unread = 0
         self._late: asyncio.TimerHandle | None = None
@@ -53,7 +88,7 @@ class PatientProtocol(HttpToolsProtocol):
             return
         if self._unread > _MOST_HEAD:
             self._refuse(431, f"The head is larger than {_MOST_HEAD // 2**10} kB.")
-        elif self._in_head or (self.cycle and self.cycle.response_complete):
+        elif not self._is_whole or (self.cycle and self.cycle.response_complete):
             self._wait()
 
     def on_message_begin(self) -> None:
@@ -62,7 +97,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._in_head, self._is_whole = True, False
 
     def on_headers_complete(self) -> None:
-        """Wait no longer: from here on the door does."""
+        """Begin to wait anew, for the body."""
         self._in_head, self._unread = False, 0
         self._settle()
         super().on_headers_complete()
@@ -73,8 +108,9 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that nothing of this request is still to come."""
+        """Wait no longer: nothing of this request is still to come."""
         self._is_whole, self._unread = True, 0
+        self._settle()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -102,7 +138,7 @@ class PatientProtocol(HttpToolsProtocol):
             self._late = None
 
     def _give_up(self) -> None:
-        if self._in_head:
+        if self._in_head or not (self.cycle and self.cycle.response_started):
             self._refuse(408, f"The request did not come within {_PATIENCE:g} seconds.")
         else:
             self.transport.close()

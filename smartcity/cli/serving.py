@@ -17,7 +17,7 @@ from smartcity.cli.common import AsJson, DomainName, app, err, out, show, table
 from smartcity.errors import SmartCityError
 
 if TYPE_CHECKING:
-    from smartcity.predict import Progress
+    from smartcity.predict.files import Progress
 
 
 @app.command()
@@ -33,7 +33,8 @@ def predict(
 
     A run that was stopped goes on where it was when it is started again.
     """
-    from smartcity.predict import Predictor, answer_file
+    from smartcity.predict import Predictor
+    from smartcity.predict.files import answer_file
 
     predictor, started = Predictor.load(domain), time.perf_counter()
     with _bar() as told:
@@ -58,10 +59,8 @@ def _bar() -> Iterator[Callable[["Progress"], None]]:
         task, started = bar.add_task("", total=1.0, said=""), time.perf_counter()
 
         def told(now: "Progress") -> None:
-            seen = now.answered + now.refused + now.blank
-            if not now.share and now.note:
-                err.print(f"The earlier run is not continued: {now.note}.", highlight=False)
-            elif not now.share and now.resumed:
+            seen = now.answered + now.refused
+            if not now.share and now.resumed:
                 err.print(f"Going on after {now.resumed} rows.", highlight=False)
             rate = (seen - now.resumed) / max(time.perf_counter() - started, 1e-3)
             bar.update(task, completed=now.share, said=f"{seen:,} rows, {rate:,.0f} a second")
@@ -77,7 +76,8 @@ def forecast(
     as_json: AsJson = False,
 ) -> None:
     """Say what comes next, from a CSV file of recent readings, oldest first."""
-    from smartcity.predict import Predictor, read_recent
+    from smartcity.predict import Predictor
+    from smartcity.predict.files import read_recent
 
     predictor = Predictor.load(domain)
     answers = predictor.forecast(question, read_recent(predictor.domain, source))

@@ -1,13 +1,13 @@
 """What the city asks, as data: one TOML file per question, and the guideline tables."""
 
-import math
 import tomllib
-from bisect import bisect_left
 from datetime import date
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from smartcity import settings
@@ -218,18 +218,14 @@ class Table(_Record):
     bands: tuple[tuple[float, str], ...] = Field(description="(highest value, label) in order")
     above: str = Field(description="Label above the last band")
 
-    def place(self, value: float) -> int:
-        """Find the band a value, in our unit, falls into; ``labels`` names it."""
-        theirs = value / self.scale
+    def places(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Find the bands that values, in our unit, fall into; ``labels`` names them."""
+        theirs = values / self.scale
         if self.decimals is not None:
             digits = 10**self.decimals
-            theirs = math.floor(theirs * digits + 1e-6) / digits
-        return bisect_left(self._tops, theirs)
-
-    @cached_property
-    def _tops(self) -> list[float]:
-        """Give the highest value of each band, a rounding error wider."""
-        return [high * (1 + 1e-12) for high, _ in self.bands]
+            theirs = np.floor(theirs * digits + 1e-6) / digits
+        tops = [high * (1 + 1e-12) for high, _ in self.bands]  # a rounding error wider
+        return np.searchsorted(tops, theirs)
 
     @cached_property
     def labels(self) -> list[str]:
@@ -238,7 +234,7 @@ class Table(_Record):
 
     def band(self, value: float) -> str:
         """Give the label of the band a value, in our unit, falls into."""
-        return self.labels[self.place(value)]
+        return self.labels[int(self.places(np.array([value]))[0])]
 
 
 def _read(path: Path) -> dict[str, Any]:

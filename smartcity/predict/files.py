@@ -1,12 +1,10 @@
 """Whole files: every row of a table answered, or set aside with the reason."""
 
-import csv
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,14 @@ from typing import Any
 from smartcity.domains import Domain
 from smartcity.errors import SmartCityError, StorageError, UsageError
 from smartcity.predict import files_in, files_out
-from smartcity.predict.files_in import Batch, Parquet, Text, number
-from smartcity.predict.files_rows import ANSWER, REFUSED, Answered, Rows
+from smartcity.predict.files_in import Batch, Parquet, Text
+from smartcity.predict.files_rows import ANSWER, REFUSED, Rows
 from smartcity.predict.predictor import Predictor
 
 #: The model lets others run while it works; more than two threads would only hold more in memory.
 _THREADS = min(2, os.cpu_count() or 1)
 #: Changes whenever a file would fall into other batches, or be written otherwise.
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 @dataclass(frozen=True)
@@ -32,18 +30,14 @@ class Progress:
         share: Of the input, by bytes or rows.
         answered: Rows answered.
         refused: Rows set aside.
-        blank: Rows with nothing in any cell, passed over.
         resumed: Rows of these an earlier run had done.
-        note: Why an earlier run is not continued.
         rejected: At the end, the file of the refused rows, if there are any.
     """
 
     share: float
     answered: int
     refused: int
-    blank: int
     resumed: int = 0
-    note: str = ""
     rejected: Path | None = None
 
 
@@ -61,7 +55,7 @@ def answer_file(
     Args:
         predictor: The domain's predictor.
         source: A table with a header of input names, or of the published columns; other columns
-            are carried along.
+            are carried along, rows with nothing in any cell are passed over.
         target: The table to write: answered rows in order, all columns, then the answer. Beside
             it, as ``<stem>.rejected.csv``, the rows that have none, and why.
         told: Called with the progress now and then.
@@ -80,40 +74,24 @@ def answer_file(
         raise StorageError(f"Cannot write {target}: it is no ordinary file. Choose another name.")
     table = files_in.opened(source)
     _check(predictor.domain, table)
-    if target.suffix.lower() == ".csv" and isinstance(table, Parquet) and table.no_text:
-        raise UsageError(f"Columns {table.no_text} cannot be CSV: give --output as .parquet.")
     output = files_out.Output(target.resolve(), rejected, table.header)
     rows = Rows(predictor, table.header, table.delimiter, typed=output.is_parquet)
-    stat = source.stat()
-    about = {
-        "input": str(source.resolve()),
-        "size of the input": stat.st_size,
-        "time of the input": stat.st_mtime_ns,
-        "domain": predictor.domain.name,
-        "model version": predictor.card.version,
-        "layout": _LAYOUT,
-    }
-    with output.open(about) as note:
+    stat, card = source.stat(), predictor.card
+    about = [str(source.resolve()), stat.st_size, stat.st_mtime_ns, card.domain, card.version]
+    with output.open([*about, _LAYOUT]):
         done = output.done
         resumed = done.answered + done.refused
 
         def at(share: float, rejected: Path | None = None) -> Progress:
-            counts = (done.answered, done.refused, done.blank)
-            return Progress(share, *counts, resumed, note, rejected)
+            return Progress(share, done.answered, done.refused, resumed, rejected)
 
         told(at(0.0))
-        try:
-            _run(rows, table, output, lambda: told(at(table.share)))
-        except BaseException:
-            with suppress(StorageError):
-                output.commit()  # what is done is done
-            raise
+        _run(rows, table, output, lambda: told(at(table.share)))
         if not done.answered + done.refused:
-            output.discard()
-            raise SmartCityError(f"{source} has no row. Its first line is {table.first[:80]!r}.")
+            raise SmartCityError(f"{source} has no row.")
         last = at(1.0, output.finish())
-        told(last)
-        return last
+    told(last)
+    return last
 
 
 def _run(
@@ -121,11 +99,11 @@ def _run(
 ) -> None:
     """Answer batches on several threads, and write them in their order."""
 
-    def work(batch: Batch) -> tuple[Answered, Any]:
-        answered = rows.answer(batch)
-        return answered, output.render(answered)
+    def work(read: Callable[[], Batch]) -> tuple[int, Any, int, bytes]:
+        columns, rejected, refused = rows.answer(read())
+        return len(columns[0]), output.render(columns), refused, rejected
 
-    waiting: deque[Future[tuple[Answered, Any]]] = deque()
+    waiting: deque[Future[tuple[int, Any, int, bytes]]] = deque()
 
     def write(most: int) -> None:
         while len(waiting) > most:
@@ -133,43 +111,30 @@ def _run(
             told()
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        try:
-            for batch in itertools.islice(table.batches(), output.done.batches, None):
-                waiting.append(pool.submit(work, batch))
-                write(_THREADS)
-        except SmartCityError:
-            with suppress(StorageError):
-                write(0)  # what was read before is good
-            raise
+        for read in itertools.islice(table.batches(), output.done.batches, None):
+            waiting.append(pool.submit(work, read))
+            write(_THREADS)
         write(0)
 
 
 def _check(domain: Domain, table: Text | Parquet) -> None:
     """Refuse a table whose every row would be refused, or whose columns say things twice."""
-    header = table.header
-    inputs = [spec for spec in domain.inputs if not spec.sum_of]
     names = {spec.name: {spec.name, spec.column or spec.name} for spec in domain.inputs}
     names["timestamp"] = {"timestamp"}
-    found = {name: [n for n in header if n in known] for name, known in names.items()}
-    doubled = [column for columns in found.values() if len(columns) > 1 for column in columns]
-    taken = [n for n in header if n in {*ANSWER, *REFUSED}] + doubled
+    found = {name: [n for n in table.header if n in known] for name, known in names.items()}
+    taken = [n for n in table.header if n in {*ANSWER, *REFUSED}]
+    taken += [column for columns in found.values() for column in columns if len(columns) > 1]
     if taken:
-        raise SmartCityError(
-            f"{table.path}: its columns {taken} are ours or there twice; rename them."
-        )
-    if not any(found.values()):
-        known = ", ".join(sorted(set().union(*names.values())))
-        raise SmartCityError(
-            f"{table.path} has no row, or none of the columns {known}. "
-            f"Its first line is {table.first[:80]!r}."
-        )
+        raise SmartCityError(f"{table.path}: columns {taken} are ours or there twice; rename them.")
     lacking = [
-        s.name for s in inputs if not (found[s.name] or (s.from_time and found["timestamp"]))
+        spec.name
+        for spec in domain.inputs
+        if not (found[spec.name] or spec.sum_of or (spec.from_time and found["timestamp"]))
     ]
     if lacking:
         raise SmartCityError(
-            f"{table.path} has no column {', '.join(lacking)}. Add what is missing; where a sensor "
-            f"gave nothing, the cell stays empty."
+            f"{table.path} has no column {', '.join(lacking)}, only {', '.join(table.header)[:80]}."
+            f" Add what is missing; where a sensor gave nothing, the cell stays empty."
         )
 
 
@@ -184,31 +149,18 @@ def read_recent(domain: Domain, source: Path) -> list[dict[str, Any]]:
     Raises:
         SmartCityError: The file cannot be read, or is no such table.
     """
-    known = {*domain.names, *domain.columns, domain.target.name, "timestamp"}
-    header, rows, delimiter = _read(source, known)
-    if "timestamp" not in header:
-        raise SmartCityError(f"{source} has no column 'timestamp', as in 2022-02-01T08:20.")
-    short = next((n for n, cells in enumerate(rows, start=2) if len(cells) != len(header)), None)
-    if short:
-        raise SmartCityError(f"{source}, line {short} has more or fewer fields than the header.")
-    named = [{k: v for k, v in zip(header, cells, strict=True) if k in known} for cells in rows]
-    return [
-        {k: v if k == "timestamp" else number(v, delimiter) for k, v in row.items()}
-        for row in named
-    ]
-
-
-def _read(source: Path, known: set[str]) -> tuple[list[str], Sequence[list[str]], str]:
-    """Read a small CSV file as header, rows and delimiter, refusing one without what we know."""
     table = Text(source)
-    with source.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            rows = [cells for cells in csv.reader(file, delimiter=table.delimiter) if cells]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise SmartCityError(f"{source} is not a table: {error}.") from None
-    if len(rows) < 2 or not known & set(table.header):
-        raise SmartCityError(
-            f"{source} has no row, or none of the columns {', '.join(sorted(known))}. "
-            f"Its first line is {table.first[:80]!r}."
-        )
-    return table.header, rows[1:], table.delimiter
+    known = {*domain.names, *domain.columns, domain.target.name, "timestamp"} & {*table.header}
+    if "timestamp" not in known:
+        raise SmartCityError(f"{source} has no column 'timestamp', as in 2022-02-01T08:20.")
+    rows: list[dict[str, Any]] = []
+    for read in table.batches():
+        batch = read()
+        if batch.broken:
+            line, _ = batch.broken[0]
+            raise SmartCityError(f"{source}, line {line} has more or fewer fields than the header.")
+        for cells in zip(*[column.to_pylist() for column in batch.columns], strict=True):
+            row = dict(zip(table.header, cells, strict=True))
+            if any(cells):
+                rows.append({name: files_in.number(row[name], table.delimiter) for name in known})
+    return rows

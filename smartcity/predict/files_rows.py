@@ -3,14 +3,14 @@
 import calendar
 import csv
 import io
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from smartcity import features
@@ -24,78 +24,65 @@ from smartcity.registry import NOW
 
 #: What is written after a row's own columns.
 ANSWER = ("prediction", "label", "low", "high", "confidence", "warnings", "model_version")
-#: What a refused row's own cells stand between: where it is, why; cells without a name.
-REFUSED = ("input_line", "problems", "surplus")
-#: Numbers that Arrow and Python read alike; what else Python reads goes the slow way.
+#: What stands before a refused row's own columns: where it is, and why.
+REFUSED = ("input_line", "problems")
+#: Numbers and times that Arrow and Python read alike; ``row_model`` is asked about others.
 _NUMBER = r"^-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
-_DAYS = np.array([calendar.monthrange(2024, month)[1] for month in range(1, 13)])
-#: Times that ``row_model`` surely takes; about others it is asked.
-_SURE_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?")
-_SURE_YEARS = (np.datetime64("1950"), np.datetime64("2150"))
+_TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?$"
+_YEARS = (np.datetime64("1950"), np.datetime64("2150"))
 _NEVER = np.datetime64("NaT")
+_DAYS = np.array([calendar.monthrange(2024, month)[1] for month in range(1, 13)])
 
 Numbers = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What became of a batch.
-
-    Attributes:
-        columns: The answered rows: their own columns, then the answers.
-        refused: The others as lines of CSV.
-        counts: Rows answered, refused, and blank.
-    """
-
-    columns: list[Any]
-    refused: str
-    counts: tuple[int, int, int]
 
 
 class Rows:
     """A table's rows, answered batch by batch, from any thread."""
 
     def __init__(
-        self, predictor: Predictor, header: Sequence[str], delimiter: str | None, *, typed: bool
+        self, predictor: Predictor, header: Sequence[str], delimiter: str, *, typed: bool
     ) -> None:
         """Find the columns that matter.
 
         Args:
             predictor: The domain's predictor.
             header: Names of the columns; each input at most once.
-            delimiter: What separates cells of text; None where cells have types.
+            delimiter: What separates cells of text.
             typed: Whether inputs read from text are given back as the numbers they are.
         """
         self._predictor, self._domain, self._card = predictor, predictor.domain, predictor.card
-        self._header, self._delimiter = header, delimiter
-        self._typed = typed and delimiter is not None
+        self._header, self._delimiter, self._typed = header, delimiter, typed
         names = {spec.column: spec.name for spec in self._domain.inputs if spec.column}
         names |= {name: name for name in (*self._domain.names, "timestamp")}
         self._places = {names[name]: n for n, name in enumerate(header) if name in names}
+        self._asked = [header[place] for place in self._places.values()]
         view = self._card.parts[self._card.champion].view
         self._timed = self._card.champion if view.clock and not view.history else NOW
         ranges = [(spec.low, spec.high) for spec in self._card.inputs]
         self._low, self._high = np.array(ranges, dtype=np.float32).T
 
-    def answer(self, batch: Batch) -> Answered:
-        """Answer what can be answered, and say why not the rest."""
-        import pyarrow as pa  # type: ignore[import-untyped]
+    def answer(self, batch: Batch) -> tuple[list[Any], bytes, int]:
+        """Answer what can be answered, and say why not the rest.
 
+        Returns:
+            The answered rows, their own columns, then the answers; the others as lines of CSV;
+            how many these are.
+        """
         own = list(batch.columns)
-        blank = np.zeros(len(batch.lines), dtype=bool)
-        if all(column.null_count for column in own):
-            blank = np.logical_and.reduce([_nulls(column) for column in own])
         values, at, sure = self.read(batch)
-        refused = self._ask(batch, np.flatnonzero(~sure & ~blank), values, at)
-        kept = ~blank
+        kept = sure.copy()
+        if not sure.all():
+            kept |= ~np.logical_and.reduce([_nulls(column) for column in own])  # not blank
+        refused = self._ask(batch, np.flatnonzero(kept & ~sure), values, at)
         kept[list(refused)] = False
         if not kept.all():
             own = [column.filter(pa.array(kept)) for column in own]
             values, at = {name: found[kept] for name, found in values.items()}, at[kept]
         for name in values.keys() & self._places.keys() if self._typed else ():
-            own[self._places[name]] = pa.array(values[name], from_pandas=True)
-        counts = (len(at), len(refused) + len(batch.broken), int(blank.sum()))
-        return Answered([*own, *self._answers(values, at)], self._lines(batch, refused), counts)
+            if pa.types.is_string(own[self._places[name]].type):
+                own[self._places[name]] = pa.array(values[name], from_pandas=True)
+        columns = [*own, *self._answers(values, at)]
+        return columns, self._lines(batch, refused), len(refused) + len(batch.broken)
 
     def read(self, batch: Batch) -> tuple[dict[str, Numbers], Times, Mask]:
         """Read the inputs of a batch.
@@ -145,22 +132,17 @@ class Rows:
 
     def _numbers(self, column: Any) -> Numbers:
         """Read a column: its values, NaN where there is none, or none we are sure of."""
-        import pyarrow as pa
-        import pyarrow.compute as pc  # type: ignore[import-untyped]
-
-        if self._delimiter is None:
-            if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-                return np.full(len(column), np.nan)
+        kind = column.type
+        if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            return np.full(len(column), np.nan)
+        if _is_text(kind) and self._delimiter == ";":
+            column = pc.replace_substring(column, ",", ".")
+        try:
             found = column.cast(pa.float64(), safe=False)
-        else:
-            if self._delimiter == ";":
-                column = pc.replace_substring(column, ",", ".")
-            try:
-                found = column.cast(pa.float64())
-            except pa.ArrowInvalid:
-                text = pc.utf8_trim_whitespace(column)
-                is_number = pc.match_substring_regex(text, _NUMBER)
-                found = pc.if_else(is_number, text, None).cast(pa.float64())
+        except pa.ArrowInvalid:
+            text = pc.utf8_trim_whitespace(column)
+            is_number = pc.match_substring_regex(text, _NUMBER)
+            found = pc.if_else(is_number, text, None).cast(pa.float64())
         return np.array(found.to_numpy(zero_copy_only=False))  # a copy: Arrow's own is read-only
 
     def _ask(
@@ -172,15 +154,11 @@ class Rows:
             Row -> what is wrong with it.
         """
         refused: dict[int, str] = {}
-        if not len(rows):
-            return refused
-        names = [self._header[place] for place in self._places.values()]
-        cells = [_cells(batch.columns[place], rows) for place in self._places.values()]
-        for n, given in zip(rows.tolist(), zip(*cells, strict=True), strict=True):
+        cells = _cells([batch.columns[place] for place in self._places.values()], rows)
+        for n, given in zip(rows.tolist(), cells, strict=True):
+            asked = [number(cell, self._delimiter) for cell in given]
             try:
-                row = self._predictor.check(
-                    dict(zip(names, map(self._value, names, given), strict=True))
-                )
+                row = self._predictor.check(dict(zip(self._asked, asked, strict=True)))
             except InputError as error:
                 refused[n] = str(error)
                 continue
@@ -189,40 +167,23 @@ class Rows:
                 found[n] = np.nan if row[name] is None else row[name]
         return refused
 
-    def _value(self, name: str, cell: Any) -> Any:
-        """Read a cell as a request would bring it."""
-        if self._delimiter is None or cell is None:
-            return cell
-        return cell.strip() or None if name == "timestamp" else number(cell, self._delimiter)
-
-    def _lines(self, batch: Batch, refused: dict[int, str]) -> str:
+    def _lines(self, batch: Batch, refused: dict[int, str]) -> bytes:
         """Write refused rows down: where, why, and what stood there."""
-        if not refused and not batch.broken:
-            return ""
-        cells = [_cells(column, np.array([*refused], dtype=np.int64)) for column in batch.columns]
-        wanted = len(self._header)
-        told: list[tuple[int, str, Sequence[Any], str]] = [
-            (int(batch.lines[n]), problems, given, "")
-            for (n, problems), given in zip(refused.items(), zip(*cells, strict=True), strict=True)
+        cells = _cells(batch.columns, np.array([*refused], dtype=np.int64))
+        told: list[tuple[Any, ...]] = [
+            (batch.lines[n], problems, *given)
+            for (n, problems), given in zip(refused.items(), cells, strict=True)
         ]
-        for line, fields, text in batch.broken:
-            found: list[str] = next(
-                csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter or ",")
-            )
-            why = f"row: it has {fields} fields, the header has {wanted}"
-            own = [*found, *[""] * wanted][:wanted]
-            told.append((line, why, own, (self._delimiter or ",").join(found[wanted:])))
-        table = io.StringIO(newline="")
-        writer = csv.writer(table, lineterminator="\n")
-        for line, why, given, surplus in sorted(told, key=lambda row: row[0]):
-            writer.writerow([line, why, *given, surplus])
-        return table.getvalue()
+        wanted = len(self._header)
+        for line, text in batch.broken:
+            [found] = csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter)
+            why = f"row: it has {len(found)} fields, the header has {wanted}"
+            told.append((line, why, *found[:wanted], *[""] * (wanted - len(found))))
+        return as_lines(sorted(told, key=itemgetter(0)))
 
     def _answers(self, values: dict[str, Numbers], at: Times) -> list[Any]:
         """Answer checked rows, as columns in the order of ``ANSWER``."""
-        import pyarrow as pa
-
-        size, levels = len(at), self._domain.target.levels
+        size = len(at)
         inputs = features.matrix(self._domain, values)
         figures: Numbers = np.full((4, size), np.nan)  # prediction, low, high, confidence
         said = np.full(size, "", dtype=object)
@@ -232,43 +193,33 @@ class Rows:
                 continue
             when = None if part == NOW else at[rows].astype("M8[s]")
             scored = self._predictor.score(inputs[rows], when)
-            figures[0, rows], figures[3, rows] = (
-                scored.values,
-                self._card.parts[part].coverage["level"],
-            )
+            figures[0, rows] = scored.values
+            figures[3, rows] = self._card.parts[part].coverage["level"]
             if scored.low is not None and scored.high is not None:
                 figures[1, rows], figures[2, rows] = scored.low, scored.high
             if scored.shares is not None:  # Python's own rounding, as every other answer has it
                 figures[3, rows] = [round(p, 4) for p in scored.shares.max(axis=1).tolist()]
             said[rows] = self._warnings(part, inputs[rows], when)
-        labels: Any = pa.nulls(size, pa.string())
-        if levels:
-            words = pa.array([level.label for level in levels])
-            labels = words.take(pa.array(figures[0].astype(np.int8)))
+        words = pa.array([level.label for level in self._domain.target.levels], pa.string())
+        classes = pa.array(figures[0].astype(np.int8)) if len(words) else pa.nulls(size, pa.int8())
         prediction, low, high, confidence = (pa.array(row, from_pandas=True) for row in figures)
         warnings = pa.array(said.tolist(), pa.string())
         version = pa.repeat(self._card.version, size)
-        return [prediction, labels, low, high, confidence, warnings, version]
+        return [prediction, words.take(classes), low, high, confidence, warnings, version]
 
     def _warnings(self, part: str, inputs: Matrix, at: Times | None) -> NDArray[np.object_]:
         """Put what speaks against each answer into words; for most rows that is nothing."""
         notes = ["The model was trained on simulated readings, not on a real city."]
         notes = notes if self._predictor.simulated else []
-        said = np.full(len(inputs), " ".join(notes), dtype=object)
         lacking = np.isnan(inputs) & np.isin(self._domain.names, self._card.parts[part].view.inputs)
         odd = ((inputs < self._low) | (inputs > self._high)).any(axis=1) | self._far(inputs)
-        alike = [np.array([n]) for n in np.flatnonzero(odd)]
-        # Of the others only what is missing can be said: the same wherever the same is missing.
-        rest = np.flatnonzero(lacking.any(axis=1) & ~odd)
-        patterns = lacking[rest] @ (1 << np.arange(inputs.shape[1]))
-        alike += [rest[patterns == pattern] for pattern in np.unique(patterns)]
-        if not alike:
-            return said
-        first = [rows[0] for rows in alike]
+        # Of most only what is missing can be said: the same wherever the same is missing.
+        kinds = lacking @ (1 << np.arange(inputs.shape[1]))
+        kinds[odd] = -1 - np.flatnonzero(odd)
+        _, first, kind = np.unique(kinds, return_index=True, return_inverse=True)
         found = self._predictor.standing(inputs[first], None if at is None else at[first])
-        for rows, standing in zip(alike, found, strict=True):
-            said[rows] = " ".join([*standing.warnings, *notes])
-        return said
+        said = [" ".join([*standing.warnings, *notes]) for standing in found]
+        return np.array(said, dtype=object)[kind]
 
     def _far(self, inputs: Matrix) -> Mask:
         """Find the rows that may not go together as in training: all of these, and a few more."""
@@ -282,38 +233,39 @@ class Rows:
         return np.asarray(distance > 0.999 * novelty.limit)
 
 
+def as_lines(rows: Iterable[Sequence[object]]) -> bytes:
+    """Write rows as lines of CSV."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def _nulls(column: Any) -> Mask:
     mask: Mask = column.is_null().to_numpy(zero_copy_only=False)
     return mask
 
 
-def _cells(column: Any, rows: NDArray[np.intp]) -> list[Any]:
-    """Give some cells as Python's values."""
-    import pyarrow as pa
-
-    taken = column.take(pa.array(rows))
-    if pa.types.is_timestamp(taken.type):  # nanoseconds would ask for pandas
-        taken = taken.cast(pa.timestamp("us", taken.type.tz), safe=False)
-    return list(taken.to_pylist())
+def _cells(columns: Sequence[Any], rows: NDArray[np.intp]) -> Iterable[tuple[Any, ...]]:
+    """Give some rows as Python's values."""
+    taken = [column.take(pa.array(rows)) for column in columns]
+    for n, column in enumerate(taken):
+        if pa.types.is_timestamp(column.type):  # nanoseconds would ask for pandas
+            taken[n] = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    return zip(*(column.to_pylist() for column in taken), strict=True)
 
 
 def _times(column: Any) -> tuple[Times, Mask]:
     """Read a column of times: each row's, NaT where there is none, and of which we are sure."""
-    import pyarrow as pa
-
-    at, kind = np.full(len(column), _NEVER, dtype="M8[us]"), column.type
-    if pa.types.is_timestamp(kind) and kind.tz is None:
-        known = column.cast(pa.timestamp("us"), safe=False)
-        at = np.array(known.to_numpy(zero_copy_only=False))
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        at = np.array([_moment(text) for text in column.to_pylist()], dtype="M8[us]")
-    return at, _nulls(column) | (at >= _SURE_YEARS[0]) & (at < _SURE_YEARS[1])
-
-
-def _moment(text: str | None) -> datetime | None:
-    """Read a time; None where it is not surely one."""
-    if text is None or not _SURE_TIME.fullmatch(text):
-        return None
-    with suppress(ValueError):  # the 31st of February
-        return datetime.fromisoformat(text)
-    return None
+    known, kind = pa.nulls(len(column), pa.timestamp("us")), column.type
+    with suppress(pa.ArrowInvalid):  # the 31st of February
+        if _is_text(kind):
+            is_time = pc.match_substring_regex(column, _TIME)
+            known = pc.if_else(is_time, column, None).cast(known.type)
+        elif pa.types.is_timestamp(kind) and not kind.tz:
+            known = column.cast(known.type, safe=False)
+    at = np.array(known.to_numpy(zero_copy_only=False))
+    return at, _nulls(column) | (at >= _YEARS[0]) & (at < _YEARS[1])

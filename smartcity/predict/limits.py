@@ -61,7 +61,7 @@ class Limits:
         odd = self._odd(rows)
         noted = off.any(axis=1) | lacking.any(axis=1) | (odd >= 0)
         standings = [_USUAL] * len(rows)
-        for n in np.flatnonzero(noted):
+        for n in noted.nonzero()[0].tolist():
             place = -1 if outside[n].any() else int(odd[n])
             standings[n] = self._standing(rows[n], outside[n], off[n], lacking[n], place)
         return standings
@@ -71,14 +71,14 @@ class Limits:
     ) -> Standing:
         """Put what was found about one row into words."""
         warnings = []
-        for n in np.flatnonzero(outside):
+        for n in outside.nonzero()[0].tolist():
             spec, value = self._inputs[n], float(row[n])
             side = "above" if row[n] > self._high[n] else "below"
             seen = f"{spec.low:g}" if spec.low == spec.high else f"{spec.low:g} to {spec.high:g}"
             warnings.append(
                 f"{spec.label} {value:g} is {side} anything the model has seen ({seen})."
             )
-        for n in np.flatnonzero(lacking):
+        for n in lacking.nonzero()[0].tolist():
             spec = self._inputs[n]
             warnings.append(
                 f"{spec.label} is missing; the model takes its usual value "
@@ -89,8 +89,8 @@ class Limits:
                 f"These inputs do not go together as in training; {self._inputs[odd].label} "
                 f"stands out most. The interval may be too narrow."
             )
-        beyond = tuple(self._inputs[n].name for n in np.flatnonzero(outside))
-        edge = tuple(self._inputs[n].name for n in np.flatnonzero(off & ~outside))
+        beyond = tuple(self._inputs[n].name for n in outside.nonzero()[0].tolist())
+        edge = tuple(self._inputs[n].name for n in (off & ~outside).nonzero()[0].tolist())
         return Standing(beyond, edge, odd >= 0, tuple(warnings))
 
     def _odd(self, rows: Matrix) -> NDArray[np.int64]:

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from smartcity import domains
 from smartcity.domains import Domain, Table
 
@@ -12,30 +15,40 @@ KNOWN_SHARE = 0.75
 _CAUTION = "Indicative only: this is one hour, the tables are for longer means."
 
 
-def guidance(domain: Domain, value: float, row: Mapping[str, Any]) -> list[str]:
-    """Say what an answer means, one sentence each.
+def guidance(
+    domain: Domain, values: NDArray[np.float64], rows: Sequence[Mapping[str, Any]]
+) -> list[list[str]]:
+    """Say what answers mean, each in a few sentences.
 
     Args:
         domain: The question.
-        value: The answer, or the number of its class.
-        row: The checked inputs, with options and recent readings where they were given.
+        values: The answers, or the numbers of their classes, shape (rows,).
+        rows: The checked inputs, with options and recent readings where they were given.
     """
     if domain.target.levels:
-        return [domain.target.levels[int(value)].advice, *_street(domain, row)]
-    return [*_tables(domain, value, row.get("recent") or ()), *_bill(domain, value, row)]
+        advice = [level.advice for level in domain.target.levels]
+        numbers = values.astype(int).tolist()
+        return [[advice[n], *_street(domain, row)] for n, row in zip(numbers, rows, strict=True)]
+    known = [table.places(values) for table in domains.tables(domain.target.pollutant)]
+    places = np.array(known).T.tolist() if known else [[]] * len(rows)
+    return [
+        [*_tables(domain, value, place, row.get("recent") or ()), *_bill(domain, value, row)]
+        for value, place, row in zip(values.tolist(), places, rows, strict=True)
+    ]
 
 
-def _tables(domain: Domain, value: float, recent: Sequence[Mapping[str, Any]]) -> list[str]:
+def _tables(
+    domain: Domain, value: float, places: list[int], recent: Sequence[Mapping[str, Any]]
+) -> Sequence[str]:
     """Compare a pollutant with the guideline tables, over their own averaging time if known."""
-    tables = domains.tables(domain.target.pollutant)
     if not recent:
-        return list(_of_one_hour(domain.target.pollutant, tuple([t.place(value) for t in tables])))
+        return _of_one_hour(domain.target.pollutant, tuple(places))
     said, is_single = [], False
-    for table in tables:
+    for table, place in zip(domains.tables(domain.target.pollutant), places, strict=True):
         mean = _running_mean(domain, value, recent, table.hours)
         if mean is None:
             is_single = True
-            said.append(_single(table, table.place(value)))
+            said.append(_single(table, place))
         else:
             said.append(
                 f"{table.standard} ({table.edition}), {table.averaging} running mean {mean:.2f} "

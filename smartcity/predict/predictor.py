@@ -95,6 +95,26 @@ class Scored:
     shares: NDArray[np.float64] | None = None
 
 
+@dataclass(frozen=True)
+class Group:
+    """Rows that one of a version's models answers, and what it says of them.
+
+    Attributes:
+        part: Which.
+        note: Why not the champion, where that was hoped for.
+        places: Where the rows stand among all that were asked.
+        inputs: The domain's inputs, shape (rows, inputs).
+        X: What the model looks at, shape (rows, columns of its view).
+    """
+
+    part: str
+    note: str
+    places: list[int]
+    inputs: Matrix
+    X: Matrix
+    scored: Scored
+
+
 def _taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
     """Give what takes values by name out of a row; ``itemgetter`` gives one value bare."""
     if len(names) > 1:
@@ -217,26 +237,46 @@ class Predictor:
         return [Prediction.model_validate(said) for said in self.tell(rows, reasons=reasons)]
 
     def tell(
-        self, rows: Sequence[Mapping[str, Any]], *, reasons: bool = False
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        asked: Sequence[Group] | None = None,
+        *,
+        reasons: bool = False,
     ) -> list[dict[str, Any]]:
-        """Do the same, each answer as the plain values of a ``Prediction``."""
+        """Do the same, each answer as the plain values of a ``Prediction``.
+
+        Args:
+            rows: Checked rows.
+            asked: What ``ask`` gave for them, where that was done before.
+            reasons: Say also what moved the answers.
+        """
+        given: list[dict[str, Any]] = [{} for _ in rows]
+        for group in self.ask(rows) if asked is None else asked:
+            standings = self._limits[group.part].of(group.inputs)
+            meant = guidance(self.domain, group.scored.values, [rows[n] for n in group.places])
+            told = zip(
+                group.places, self._said(group.part, group.scored), standings, meant, strict=True
+            )
+            for n, (place, said, standing, means) in enumerate(told):
+                said["reasons"] = self._reasons(group, n).model_dump() if reasons else None
+                said["guidance"] = means
+                self._judge(said, standing, group.note)
+                given[place] = said
+        return given
+
+    def ask(self, rows: Sequence[Mapping[str, Any]]) -> list[Group]:
+        """Do what of it is the models' work; other threads go on meanwhile."""
         if not rows:
             return []
         chosen = [self._choose(row) for row in rows]
         inputs = self.inputs(rows)
-        given: list[dict[str, Any]] = [{} for _ in rows]
-        for name in dict.fromkeys(part for part, _ in chosen):
-            places = [n for n, (part, _) in enumerate(chosen) if part == name]
+        groups = []
+        for choice in dict.fromkeys(chosen):
+            places = [n for n, each in enumerate(chosen) if each == choice]
             taken = inputs[places]
-            X = self._matrix(name, [rows[n] for n in places], taken)
-            scored, standings = self._scored(name, X), self._limits[name].of(taken)
-            for n, (place, said) in enumerate(zip(places, self._said(name, scored), strict=True)):
-                said["reasons"] = (
-                    self._reasons(name, X[n], scored, n).model_dump() if reasons else None
-                )
-                self._judge(said, rows[place], standings[n], chosen[place][1])
-                given[place] = said
-        return given
+            X = self._matrix(choice[0], [rows[n] for n in places], taken)
+            groups.append(Group(*choice, places, taken, X, self._scored(choice[0], X)))
+        return groups
 
     def keys(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes | None]:
         """Give what each row's answer hangs on: equal keys, equal answers.
@@ -357,17 +397,14 @@ class Predictor:
             "confidence": round(shares[number], 4),
         }
 
-    def _judge(
-        self, said: dict[str, Any], row: Mapping[str, Any], standing: Standing, note: str
-    ) -> None:
-        """Add what an answer means and what speaks against trusting it."""
+    def _judge(self, said: dict[str, Any], standing: Standing, note: str) -> None:
+        """Say an answer in words, and what speaks against trusting it."""
         warnings = [*standing.warnings]
         if note:
             warnings.append(note)
         if self.simulated:
             warnings.append("The model was trained on simulated readings, not on a real city.")
         said["text"] = self._text(said["prediction"])
-        said["guidance"] = guidance(self.domain, said["prediction"], row)
         said["inputs_outside_training"] = standing.outside
         said["inputs_at_edge"] = standing.edge
         said["unusual_combination"] = standing.unusual
@@ -403,15 +440,16 @@ class Predictor:
             f"That is high: 9 of 10 readings were below {high:.2g}.",
         ]
 
-    def _reasons(self, name: str, x: NDArray[np.float32], scored: Scored, n: int) -> Reasons:
+    def _reasons(self, group: Group, n: int) -> Reasons:
         """Share what makes this answer differ from the usual one among what was looked at."""
+        name, x = group.part, group.X[n]
         part, names = self.card.parts[name], self._names[name]
         sums = {s.name: s.sum_of for s in self.domain.inputs if s.sum_of and s.name in names}
         groups: dict[str, list[int]] = {}
         for place, column in enumerate(names):
             if column not in sums:
                 groups.setdefault(self._group(column), []).append(place)
-        number = int(scored.values[n]) if self.domain.target.levels else 0
+        number = int(group.scored.values[n]) if self.domain.target.levels else 0
 
         def ask(rows: Matrix) -> NDArray[np.float64]:
             for total, parts in sums.items():
