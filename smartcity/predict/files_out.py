@@ -161,8 +161,12 @@ class Output:
             schema = pa.ipc.open_stream(file).schema
             file.seek(0)
             with parquet.ParquetWriter(sink, schema) as table:
-                while file.tell() < self.done.bytes[0]:
-                    table.write_table(pa.ipc.open_stream(file).read_all())
+                while some := [
+                    pa.ipc.open_stream(file).read_all()
+                    for _ in range(_COMMIT)  # enough for a row group
+                    if file.tell() < self.done.bytes[0]
+                ]:
+                    table.write_table(pa.concat_tables(some))
             sink.flush()
             os.fsync(sink.fileno())
         return path

@@ -70,9 +70,7 @@ class Rows:
         """
         own = list(batch.columns)
         values, at, sure = self.read(batch)
-        kept = sure.copy()
-        if not sure.all():
-            kept |= ~np.logical_and.reduce([_nulls(column) for column in own])  # not blank
+        kept = np.logical_or.reduce([~_nulls(column) for column in own])  # blank rows are not
         refused = self._ask(batch, np.flatnonzero(kept & ~sure), values, at)
         kept[list(refused)] = False
         if not kept.all():
