@@ -166,7 +166,7 @@ def _life(
             except SmartCityError:
                 continue  # /health says so; it may be published later
         # What lives as long as the process need not be looked through for garbage again and again:
-        # that would hold up every answer for a twentieth of a second, some times a second.
+        # that would hold up every answer meanwhile.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)

@@ -1,7 +1,7 @@
 """Every request comes in and goes out here: id, key, limits, size, time, log and count.
 
-FastAPI finds a route, reads and checks a body in about ten times the time our models take. It keeps
-the documentation and the plain GET routes; the routes that take a body are answered from here.
+FastAPI takes longer to find a route and to read and check a body than our models take to answer. It
+keeps the documentation and the plain GET routes; the routes that take a body are answered here.
 """
 
 import asyncio

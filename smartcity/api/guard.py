@@ -40,8 +40,8 @@ class _Limiter(Protocol):
 class _Own:
     """Counts of this process, by window of time.
 
-    The library's own memory starts a thread every hundredth of a second to forget old windows;
-    here the least used are forgotten, at a twentieth of the cost.
+    The library's own memory starts a thread again and again to forget old windows, and threads
+    hold up answers; here the least used are forgotten.
     """
 
     def __init__(self) -> None:

@@ -37,8 +37,8 @@ _LAST_IMPORT, _LAST = 8.0, 10.0
 class _Whole:
     """A transport that sends the head of an answer together with its body.
 
-    uvicorn writes the one and then the other, and each write is a call of the system: together
-    they would take a third of a worker's time.
+    uvicorn writes the one and then the other, and each write is a call of the system, which takes
+    longer than most of what else is done for an answer.
     """
 
     def __init__(self, transport: Any, loop: "asyncio.AbstractEventLoop") -> None:
