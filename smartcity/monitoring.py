@@ -73,7 +73,7 @@ class _Machine(Collector):
         memory, traffic = psutil.virtual_memory(), psutil.net_io_counters()
         disk = psutil.disk_usage(str(_existing(known.state)))
         spool = known.state / "spool"
-        yield _gauge("cpu_percent", "Processors in use, all of them", psutil.cpu_percent())
+        yield _gauge("cpu_percent", "Processors in use, all of them", psutil.cpu_percent(0.1))
         yield _gauge("memory_used_bytes", "Memory in use", memory.total - memory.available)
         yield _gauge("memory_total_bytes", "Memory there is", memory.total)
         yield _gauge("process_memory_bytes", "Memory of the API's processes", _own_memory())

@@ -191,3 +191,14 @@ def test_a_forecast_that_cannot_be_made_says_why(
     assert answer.status_code == status
     assert answer.json()["success"] is False
     assert problem in answer.text
+
+
+@pytest.mark.parametrize("page", ["/api/docs", "/api/redoc"])
+def test_the_documentation_pages_need_no_network(page: str, client: TestClient) -> None:
+    text = client.get(page).text
+
+    parts = re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
+    assert parts
+    for part in parts:
+        assert part.startswith("/"), part
+        assert client.get(part).status_code == 200

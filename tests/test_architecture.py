@@ -60,6 +60,7 @@ HOMES = {
     "anywidget": {"dashboard"},
     "voila": {"dashboard"},
     "fastapi": {"api"},
+    "fastapi_offline": {"api"},
     "uvicorn": {"api"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -189,12 +190,13 @@ def _build(
     serving: Predictors, recorder: Recorder, is_started: threading.Event
 ) -> tuple[FastAPI, dict[str, Handler]]:
     """Put the routes together: all of them described, and what answers those with a body."""
-    app = FastAPI(
+    app = FastAPIOffline(
         title="SmartCity",
         version=__version__,
         description="Carbon monoxide, traffic level and energy use from a city's sensors.",
         docs_url="/api/docs",
         redoc_url="/api/redoc",
+        static_url="/api/docs/static",  # no request leaves the city
         redirect_slashes=False,
         lifespan=_life(serving, recorder, is_started),
         responses={
