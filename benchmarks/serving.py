@@ -143,7 +143,7 @@ def measure(folder: Path, rounds: int, seconds: int) -> dict[str, dict[str, list
                 figures = {"ready s": ready, "idle MB": idle, "rows/s": one["rate"]}
                 figures["p99 ms"] = one["p99"]
                 if name != "bare":
-                    figures["batches/s"] = load(address + BATCH, batch, 1, seconds)["rate"]
+                    figures["batches/s"] = load(address + BATCH, batch, 4, seconds)["rate"]
             for figure, value in figures.items():
                 found.setdefault(name, {}).setdefault(figure, []).append(value)
             shutil.rmtree(state, ignore_errors=True)

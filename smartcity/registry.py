@@ -37,8 +37,8 @@ _SUMS = "SHA256SUMS"
 NOW = "now"
 #: One line per change of what is served: when, which, who, why.
 _HISTORY = "history.jsonl"
-#: Rows asked at once, and who asks when there are many.
-_BLOCK = 64
+#: Rows asked at once, from how many such blocks on several threads ask, and those threads.
+_BLOCK, _FEW = 64, 8
 _THREADS = ThreadPoolExecutor(os.cpu_count(), "onnx")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -207,7 +207,7 @@ def _scores(session: "onnxruntime.InferenceSession", rows: Matrix) -> NDArray[np
         return answered
 
     # The runtime lets go of Python's lock: many blocks take all processors.
-    said = list(_THREADS.map(ask, blocks) if len(blocks) > 2 else map(ask, blocks))
+    said = list(_THREADS.map(ask, blocks) if len(blocks) > _FEW else map(ask, blocks))
     scores = np.concatenate(said).astype(np.float64)
     return scores[:, 0] if last == "variable" else scores
 

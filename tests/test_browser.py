@@ -39,7 +39,7 @@ def serving(built: Path, *words: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     variables = {name: value for name, value in os.environ.items() if "SMARTCITY" not in name}
-    folders = ("datasets", "models", "reports", "logs")
+    folders = ("datasets", "models", "reports", "logs", "state")
     variables |= {f"SMARTCITY_{n.upper()}": str(built / n) for n in folders}
     server = subprocess.Popen(
         [sys.executable, "-m", *(word.replace("PORT", str(port)) for word in words)],

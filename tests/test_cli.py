@@ -126,7 +126,7 @@ def test_a_port_in_use_is_named_with_the_way_out(home: Path) -> None:
 
 def test_up_serves_both_and_stops_both(built: Path, free_port: int) -> None:
     other = free_port + 1
-    folders = ("datasets", "models", "reports", "logs")
+    folders = ("datasets", "models", "reports", "logs", "state")
     variables = {n: value for n, value in os.environ.items() if "SMARTCITY" not in n}
     variables |= {f"SMARTCITY_{n.upper()}": str(built / n) for n in folders}
     variables |= {"SMARTCITY_API_PORT": str(free_port), "SMARTCITY_DASHBOARD_PORT": str(other)}

@@ -7,6 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qs
@@ -25,11 +26,14 @@ from smartcity.predict import Predictors, faults, history_model, plain, row_mode
 from smartcity.store.spool import Spool, SpoolFullError
 
 #: Most rows of a batch, and how many are answered before others get a turn.
-MOST_ROWS, TURN = 1000, 200
+MOST_ROWS, TURN = 1000, 500
 #: Most faults of a row that are looked at one by one: each takes a kilobyte.
 MOST_READ = 2000
 
 log = logs.get(__name__)
+
+#: Asks models while we put into words what they said. One thread: more would take turns with us.
+_BESIDE = ThreadPoolExecutor(1, "batch")
 
 Row = dict[str, Any]
 
@@ -225,7 +229,7 @@ class Answering:
         # While the model answers the next rows in a thread, these are put into words.
         loop = asyncio.get_running_loop()
         coming = [
-            loop.run_in_executor(None, predictor.ask, [rows[n] for n in turn]) for turn in turns
+            loop.run_in_executor(_BESIDE, predictor.ask, [rows[n] for n in turn]) for turn in turns
         ]
         at, lines = now().encode(), []
         parts = [orjson.dumps(failed.get(n)) for n in range(len(rows))]

@@ -25,14 +25,16 @@ _JSON = b"application/json"
 
 
 def ids() -> Iterator[str]:
-    """Draw random ids, the system's randomness fetched for many at once."""
+    """Draw UUIDs of version 7: by time, so that a database keeps its index together, then random.
+
+    The system's randomness is fetched for many at once.
+    """
     while True:
-        drawn = os.urandom(16 * 256)
-        for n in range(0, len(drawn), 16):
-            digits = drawn[n : n + 16].hex()
-            yield (  # a UUID of version 4
-                f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
-            )
+        drawn = os.urandom(10 * 256).hex()
+        for n in range(0, len(drawn), 20):
+            moment, digits = int(time.time() * 1000), drawn[n : n + 20]
+            first, second = moment >> 16, moment & 0xFFFF
+            yield f"{first:08x}-{second:04x}-7{digits[:3]}-a{digits[3:6]}-{digits[6:18]}"
 
 
 IDS = ids()
