@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from conftest import Postgres, forget
+from conftest import Postgres, eventually, forget
 from sqlalchemy import insert, select
 
 from smartcity.errors import StorageError
@@ -216,7 +216,7 @@ def test_a_child_that_lives_on_does_not_hold_its_parents_file(home: Path) -> Non
     child.start()
     spool.close()
 
-    assert import_waiting().files == 1
+    eventually(lambda: import_waiting().files == 1)  # once the child has come to itself
 
     child.kill()
     child.join()
