@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     retention_days: int = Field(
         default=365, ge=0, description="Days an answer is kept; 0 keeps all. Daily sums stay"
     )
-    recording: bool = Field(default=True, description="Keep every answer the API gives")
+    recording: bool = Field(default=True, description="Keep every prediction the API gives")
     spool_mb: int = Field(
         default=1024, ge=1, description="Most that may wait for the database; then 503"
     )
