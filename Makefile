@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := uv==0.13.9
 SMARTCITY := $(BIN)/smartcity
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix openapi bench notebooks setup setup-dev serve lock clean
+.PHONY: help demo test check fix openapi frontend screenshots bench notebooks setup setup-dev serve lock clean
 export PYTHONUNBUFFERED = 1
 
 help:  ## List the targets
@@ -45,6 +45,15 @@ serve: setup  ## Serve dashboard and API with the models there are
 openapi: setup-dev  ## Write the API's description to docs/openapi.json
 	$(BIN)/python -c "import json; from smartcity.api import describe; print(json.dumps(describe(), indent=1, ensure_ascii=False))" > docs/openapi.json
 
+frontend:  ## Bundle the page's script anew from frontend/; needs Node.js 20 or newer and npm
+	cd frontend && npm ci --silent && npm run --silent build
+
+screenshots: setup-dev  ## Make pictures of the five pages, three widths, light and dark
+	@tests/setup
+	@$(READINGS)
+	@$(SMARTCITY) build --quick
+	$(BIN)/python tests/screenshots.py
+
 bench: setup-dev  ## Measure what benchmarks/ measures, as ratios in one run
 	@$(READINGS)
 	@$(SMARTCITY) build
@@ -52,6 +61,7 @@ bench: setup-dev  ## Measure what benchmarks/ measures, as ratios in one run
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq wrk >/dev/null; } || true
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/files.py
+	$(BIN)/python benchmarks/pages.py
 
 lock: setup-dev  ## Pin the newest dependencies that work together
 	$(BIN)/uv pip compile pyproject.toml $(LOCKED) --upgrade --output-file requirements.lock

@@ -43,13 +43,17 @@ def _figure(name: str, title: str, summary: str, traces: Sequence[Any], **layout
         plot_bgcolor="rgba(0,0,0,0)",
         legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         hovermode="x unified",
-        height=340,
-        **layout,
+        **{"height": 340, **layout},
     )
     grid = {"gridcolor": "rgba(128,140,152,0.25)", "zeroline": False, "automargin": True}
     figure.update_xaxes(**grid)
     figure.update_yaxes(**grid)
     return figure
+
+
+def _height(lines: int) -> int:
+    """Give lying bars room for so many lines of text."""
+    return max(340, 130 + 18 * lines)
 
 
 def recent(rows: Any, column: str, *, label: str, unit: str) -> Chart:
@@ -118,6 +122,9 @@ def scores(names: Sequence[str], values: dict[str, Sequence[float]], *, metric: 
             name=split,
             marker={"color": colour},
             text=[f"{v:.3f}" for v in numbers],
+            textposition="outside",
+            textfont={"size": 11},
+            cliponaxis=False,
         )
         for (split, numbers), colour in zip(values.items(), (NAIVE, MODEL), strict=True)
     ]
@@ -127,6 +134,7 @@ def scores(names: Sequence[str], values: dict[str, Sequence[float]], *, metric: 
         summary,
         bars,
         barmode="group",
+        height=_height(2 * len(names)),
         xaxis={"title": {"text": f"{best} is best"}},
         yaxis={"autorange": "reversed"},
     )
@@ -244,6 +252,8 @@ def importance(groups: Sequence[str], worse: Sequence[float], *, metric: str, un
         "What it leans on, on later time",
         f"It leans most on: {groups[0]}.",
         [bars],
+        # All bars are as high as the longest label.
+        height=_height(len(groups) * max(group.count(" + ") + 1 for group in groups)),
         xaxis={"title": {"text": label}},
         yaxis={"autorange": "reversed"},
     )

@@ -1,10 +1,13 @@
 """Metrics as Prometheus reads them: requests, answers, cache, models, live accuracy, machine."""
 
+import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,9 +21,10 @@ from prometheus_client import (
     multiprocess,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from smartcity import logs, settings
+from smartcity import domains, logs, settings
 from smartcity.errors import SmartCityError
 
 log = logs.get(__name__)
@@ -32,6 +36,8 @@ SHARED = "PROMETHEUS_MULTIPROC_DIR"
 _FRESH = 15.0
 #: Seconds the database is waited for.
 _PATIENCE = 2.0
+#: Routes by which others look after us: no requests anybody waits for.
+_PROBES = ("/health", "/metrics")
 _BESIDE = ThreadPoolExecutor(1, "accuracy")
 
 REQUESTS = Counter("smartcity_requests", "Requests answered", ["route", "method", "status"])
@@ -152,3 +158,160 @@ def _own_memory() -> int:
 
 _machine = CollectorRegistry(auto_describe=False)
 _machine.register(_Machine())
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric for a person to read.
+
+    Attributes:
+        name: What it is.
+        value: In ``unit``; None while nobody has measured it.
+        unit: Its unit.
+        note: What is counted, or why there is no value.
+        domain: Of which question, where each has its own.
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    note: str
+    domain: str | None = None
+
+
+def read(text: str) -> list[Figure]:
+    """Read what ``exposition`` wrote, here or in another process.
+
+    Args:
+        text: Prometheus's text format.
+
+    Returns:
+        The specification's twelve metrics in its order; response time and network have two rows,
+        those of models one for each domain.
+
+    Raises:
+        SmartCityError: The text is no whole exposition of ours.
+    """
+    try:
+        told = _Told(text)
+        figures = [*_of_requests(told), *_of_machine(told)]
+        for of_models in (_latency, _live, _loading):
+            figures += [of_models(told, name) for name in domains.load_all()]
+    except (ValueError, KeyError, AttributeError) as error:
+        raise SmartCityError(f"These are not SmartCity's metrics, or not all: {error!r}") from None
+    spared = _ratio(told.total("cache_hits_total"), told.total("predictions_total"), 100)
+    about = "of all rows answered, in batches too, no model had to be asked for"
+    return [*figures, Figure("Cache efficiency", spared, "%", about)]
+
+
+class _Told:
+    """The samples of an exposition, but for the requests of those who look after us."""
+
+    def __init__(self, text: str) -> None:
+        families = list(text_string_to_metric_families(text))
+        self.families = {family.name for family in families}
+        self._samples = [
+            (sample.name.removeprefix("smartcity_"), sample.labels, sample.value)
+            for family in families
+            for sample in family.samples
+            if math.isfinite(sample.value)
+            and not sample.labels.get("route", "").startswith(_PROBES)
+        ]
+
+    def total(self, name: str, **labels: str) -> float | None:
+        """Add up the samples of a name and some labels; None if there are none."""
+        values = [v for n, own, v in self._samples if n == name and labels.items() <= own.items()]
+        return sum(values) if values else None
+
+    def now(self, name: str) -> float:
+        """Give what is always there; KeyError if it is not."""
+        if (value := self.total(name)) is None:
+            raise KeyError(name)
+        return value
+
+    def by(self, name: str, label: str) -> dict[str, float]:
+        """Add up the samples of a name, for each value of a label."""
+        sums: dict[str, float] = defaultdict(float)
+        for n, labels, value in self._samples:
+            if n == name:
+                sums[labels[label]] += value
+        return sums
+
+
+def _ratio(part: float | None, whole: float | None, scale: float) -> float | None:
+    return scale * part / whole if part is not None and whole else None
+
+
+def _quantile(told: _Told, name: str, share: float) -> float | None:
+    """Estimate a quantile as Prometheus does: evenly spread within a bucket, never beyond them."""
+    counts = {float(edge): count for edge, count in told.by(f"{name}_bucket", "le").items()}
+    rank = share * counts.get(math.inf, 0.0)
+    low = below = 0.0
+    for high, count in sorted(counts.items()):
+        if count >= rank > 0:
+            step = (rank - below) / (count - below)
+            return low if math.isinf(high) else low + (high - low) * step
+        low, below = high, count
+    return None
+
+
+def _of_requests(told: _Told) -> Iterator[Figure]:
+    count, by_status = told.total("requests_total"), told.by("requests_total", "status")
+    first = {status: sum(v for s, v in by_status.items() if s[:1] == status) for status in "45"}
+    refused = _ratio(first["4"], count, 100) or 0.0
+    mean = _ratio(told.total("request_seconds_sum"), told.total("request_seconds_count"), 1000)
+    p99 = _quantile(told, "request_seconds", 0.99)
+    hits, misses = told.total("cache_hits_total"), told.total("cache_misses_total")
+    since = "since the API started, but for health checks and metrics"
+    yield Figure("Request count", count, "requests", since)
+    yield Figure("Response time, mean", mean, "ms", "until the answer went out")
+    about = "99 of 100 answers took no longer; estimated from a histogram"
+    yield Figure("Response time, p99", None if p99 is None else 1000 * p99, "ms", about)
+    about = f"our own errors (5xx); {refused:.1f} % were refused (4xx)" if count else "5xx"
+    yield Figure("Error rate", _ratio(first["5"], count, 100), "%", about)
+    looked_up = None if hits is None or misses is None else hits + misses
+    about = "of the rows looked up in memory were there"
+    yield Figure("Cache hit rate", _ratio(hits, looked_up, 100), "%", about)
+
+
+def _of_machine(told: _Told) -> Iterator[Figure]:
+    yield Figure("CPU", told.now("cpu_percent"), "%", "of all processors, over a tenth of a second")
+    for name in ("memory", "disk"):
+        used, total = told.now(f"{name}_used_bytes"), told.now(f"{name}_total_bytes")
+        about = f"{used / 1e9:.1f} of {total / 1e9:.1f} GB in use"
+        if name == "memory":
+            about += f"; the API itself {told.now('process_memory_bytes') / 1e6:.0f} MB"
+        yield Figure(name.capitalize(), _ratio(used, total, 100), "%", about)
+    for way, name in (("in", "received"), ("out", "sent")):
+        megabytes = told.now(f"network_{name}_bytes_total") / 1e6
+        yield Figure(f"Network {way}", megabytes, "MB", "since the machine started")
+
+
+def _latency(told: _Told, domain: str) -> Figure:
+    seconds = told.total("prediction_seconds_sum", domain=domain)
+    mean = _ratio(seconds, told.total("predictions_total", domain=domain), 1000)
+    return Figure("Prediction latency", mean, "ms", "mean of a row, in batches too", domain)
+
+
+def _live(told: _Told, domain: str) -> Figure:
+    """Read how answers turned out: share of right ones, or mean absolute error."""
+    found = {
+        measure: told.total("live_accuracy", domain=domain, measure=measure)
+        for measure in ("observed", "accuracy", "mae")
+    }
+    target = domains.load(domain).target
+    value, unit = (found["mae"], target.unit) if not target.levels else (found["accuracy"], "%")
+    if value is None:
+        known = "smartcity_live_accuracy" in told.families
+        why = "no observation was sent yet" if known else "the database has not answered"
+        return Figure("Live accuracy", None, unit, why, domain)
+    about = f"of {found['observed'] or 0:.0f} answers whose truth was sent"
+    if target.levels:
+        return Figure("Live accuracy", 100 * value, unit, f"right, {about}", domain)
+    return Figure("Live accuracy", value, unit, f"mean absolute error {about}", domain)
+
+
+def _loading(told: _Told, domain: str) -> Figure:
+    seconds = told.total("model_load_seconds", domain=domain)
+    about = "to open the version served"
+    return Figure("Model load time", _ratio(seconds, 1, 1000), "ms", about, domain)

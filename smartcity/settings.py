@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address the servers listen on")
     api_port: int = Field(default=8000, ge=1, le=65535, description="Port of the HTTP API")
     dashboard_port: int = Field(default=8501, ge=1, le=65535, description="Port of the dashboard")
+    api_url: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Where the dashboard asks the API how it is; host and port when left out",
+    )
     jobs: int = Field(
         default=2, ge=1, le=256, description="Notebooks run, and models fitted, at the same time"
     )
@@ -96,6 +101,21 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         default="INFO", description="Least severe event that is logged"
+    )
+    dashboard_sessions: int = Field(
+        default=60, ge=1, le=120, description="Visitors the dashboard serves at the same time"
+    )
+    dashboard_token: SecretStr | None = Field(
+        default=None, description="Token without which nobody sees the dashboard"
+    )
+    dashboard_user_header: str = Field(
+        default="",
+        description="Header in which a proxy names the visitor; who comes without it is refused",
+    )
+    dashboard_base_url: str = Field(
+        default="/",
+        pattern=r"^/([\w.~-]+/)*$",
+        description="Path of the dashboard, as in `/city/`, where a proxy shares its address",
     )
 
     @field_validator(

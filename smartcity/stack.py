@@ -64,16 +64,17 @@ def up(
         )
     require_free(known.api_port, "SMARTCITY_API_PORT")
     require_free(known.dashboard_port, "SMARTCITY_DASHBOARD_PORT")
-    # A health check that took a kernel would start one; this file of Voila's does not.
+    # Not the page itself: whoever fetches that takes a kernel.
+    page = f"{known.dashboard_port}{known.dashboard_base_url}"
     checks = {
         "serve": f"http://{known.host}:{known.api_port}/health",
-        "dashboard": f"http://{known.host}:{known.dashboard_port}/voila/static/voila.js",
+        "dashboard": f"http://{known.host}:{page}smartcity/health",
     }
     with _servers(list(checks)) as servers:
         meanwhile()
         for name, address in checks.items():
             _wait(servers[name], name, address)
-        say(f"Dashboard  http://localhost:{known.dashboard_port}")
+        say(f"Dashboard  http://localhost:{page.rstrip('/')}")
         say(f"API        http://localhost:{known.api_port}  (docs: /api/docs)")
         with suppress(KeyboardInterrupt):  # once they serve, to be stopped is no failure
             waiting = [list(words) for words in afterwards]

@@ -59,6 +59,10 @@ HOMES = {
     "ipywidgets": {"dashboard"},
     "anywidget": {"dashboard"},
     "voila": {"dashboard"},
+    "tornado": {"dashboard"},
+    "jupyter_client": {"dashboard"},
+    "jupyter_server": {"dashboard"},
+    "ipykernel": {"dashboard"},
     "fastapi": {"api"},
     "fastapi_offline": {"api"},
     "uvicorn": {"api"},
@@ -71,7 +75,8 @@ HOMES = {
     "psutil": {"monitoring"},
     "limits": {"api"},
     "cachetools": {"api"},
-    "pyarrow": {"predict"},
+    "pyarrow": {"predict", "dashboard"},
+    "xlsxwriter": {"dashboard"},
 }
 MODULES = sorted(
     path
@@ -144,7 +149,7 @@ def code_lines(path: Path) -> int:
 def test_the_package_stays_small() -> None:
     sizes = {path: code_lines(path) for path in PACKAGE.rglob("*.py")}
 
-    assert sum(sizes.values()) <= 8750
+    assert sum(sizes.values()) <= 10800
     assert max(sizes.values()) <= 420
 
 

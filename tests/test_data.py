@@ -13,7 +13,9 @@ import pytest
 from conftest import DOMAINS, at_home
 
 from smartcity import data, domains, settings
+from smartcity.data.summary import standing, trend
 from smartcity.errors import DataError, UsageError
+from smartcity.registry import CardInput
 
 
 def first_file(home: Path, name: str) -> Path:
@@ -336,3 +338,142 @@ def test_the_summary_is_one_sentence_with_figures(name: str, city: Path) -> None
     assert facts["sentence"].endswith("before.")
     assert facts["readings"] > 0
     assert facts["before"] is not None
+
+
+def hourly(days: int, value: Callable[[pd.Series], pd.Series], column: str) -> pd.DataFrame:
+    """Readings every hour from midnight, their values made from the number of the day."""
+    times = pd.Series(pd.date_range("2026-03-01", periods=24 * days, freq="h"))
+    day = (times - times[0]).dt.days
+    return pd.DataFrame({"recorded_at": times, column: value(day).astype(float)})
+
+
+def test_the_days_so_far_say_what_is_usual() -> None:
+    energy = domains.load("energy")
+    readings = hourly(21, lambda day: day + 1, "consumption_kwh")
+
+    facts = data.summarise(energy, readings, days=2)
+
+    assert [day["value"] for day in facts["daily"]] == list(range(8, 22))
+    assert facts["daily"][0] == {"day": "2026-03-08", "value": 8.0, "readings": 24}
+    assert facts["usual"] == {"low": 3.0, "high": 19.0}
+    assert facts["value"] == 20.5
+    assert (facts["standing"], facts["band"], facts["trend"]) == ("high", "high", "rising")
+    assert facts["advice"] == energy.target.advice.high  # type: ignore[union-attr]
+
+
+def test_days_without_readings_are_left_out_and_days_cut_short_are_not_usual() -> None:
+    readings = hourly(10, lambda day: day * 0 + 2, "consumption_kwh")
+    hour, day = readings["recorded_at"].dt.hour, readings["recorded_at"].dt.day
+    readings.loc[day == 4, "consumption_kwh"] = float("nan")
+    readings.loc[(day == 10) & (hour > 0), "consumption_kwh"] = float("nan")
+    readings.loc[(day == 10) & (hour == 0), "consumption_kwh"] = 90
+
+    facts = data.summarise(domains.load("energy"), readings, days=7)
+
+    assert [each["day"][-2:] for each in facts["daily"]] == [
+        *("01", "02", "03", "05", "06", "07", "08", "09", "10")
+    ]
+    assert facts["daily"][-1] == {"day": "2026-03-10", "value": 90.0, "readings": 1}
+    assert facts["usual"] == {"low": 2.0, "high": 2.0}
+
+
+def test_a_single_day_is_usual_and_goes_nowhere() -> None:
+    facts = data.summarise(
+        domains.load("energy"), hourly(1, lambda day: day * 0 + 0.1, "consumption_kwh"), days=7
+    )
+
+    assert facts["usual"] == {"low": pytest.approx(0.1), "high": pytest.approx(0.1)}
+    assert (facts["standing"], facts["trend"], facts["before"]) == ("usual", None, None)
+    assert facts["advice"] == "Nothing to do."
+
+
+def test_days_all_alike_are_usual_and_steady() -> None:
+    facts = data.summarise(
+        domains.load("energy"), hourly(9, lambda day: day * 0 + 0.1, "consumption_kwh"), days=3
+    )
+
+    assert (facts["standing"], facts["trend"]) == ("usual", "steady")
+
+
+def test_a_class_is_told_by_its_most_frequent_level() -> None:
+    traffic = domains.load("traffic")
+    readings = hourly(4, lambda day: day, "traffic_level")
+
+    calm = data.summarise(traffic, readings[:30], days=1)
+    even = data.summarise(traffic, readings[:36], days=1)
+    heavy = data.summarise(traffic, readings, days=1)
+
+    assert (calm["band"], calm["advice"]) == ("low", traffic.target.levels[0].advice)
+    assert even["band"] == "medium"  # as many readings of either: the higher
+    assert (heavy["band"], heavy["advice"]) == ("very high", traffic.target.levels[3].advice)
+    assert [day["value"] for day in heavy["daily"]] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "before", "expected"),
+    [
+        (5.49, 5.0, "steady"),
+        (4.51, 5.0, "steady"),
+        (5.5, 5.0, "rising"),
+        (4.5, 5.0, "falling"),
+        (5.0, None, None),
+    ],
+)
+def test_a_change_counts_from_a_twentieth_of_the_usual_span(
+    value: float, before: float | None, expected: str | None
+) -> None:
+    assert trend(value, before, 10.0) == expected
+
+
+def test_a_bound_of_what_is_usual_is_usual() -> None:
+    assert [standing(v, 1.0, 2.0) for v in (0.9, 1.0, 1.5, 2.0, 2.1)] == [
+        *("low", "usual", "usual", "usual", "high")
+    ]
+    assert standing(0.1 + 0.2, 0.0, 0.3) == "usual"  # a rounding error is no difference
+
+
+def seen(name: str, low: float, high: float, *, typical: float) -> CardInput:
+    edges = (low + 1, high - 1)
+    shown = {"label": name.title(), "unit": "", "optional": False}
+    return CardInput(name=name, low=low, high=high, edges=edges, typical=typical, **shown)
+
+
+def test_readings_that_moved_are_told_beside_what_a_model_has_seen() -> None:
+    none = float("nan")
+    readings = pd.DataFrame(
+        {
+            "recorded_at": pd.date_range("2026-03-01", periods=4, freq="h"),
+            "heat": [44.6, 44.7, 40.0, 20.0],
+            "wind": [5.0, none, none, none],
+            "rain": [none] * 4,
+        }
+    )
+    inputs = [
+        seen("heat", 0, 44.599998, typical=21.0),  # what float32 makes of 44.6
+        seen("wind", 0, 12, typical=6.0),
+        seen("rain", 0, 9, typical=1.0),
+        seen("hour", 0, 23, typical=12.0),
+    ]
+
+    moved = data.drift(readings, inputs, learned_to="2026-03-01T01:00:00")
+
+    heat, wind, rain = moved["inputs"]
+    assert (heat["name"], heat["label"], heat["outside"]) == ("heat", "Heat", 0.25)
+    assert heat["shift"] == pytest.approx((42.3 - 21) / 42.6, rel=1e-3)
+    assert (wind["outside"], wind["shift"]) == (0.0, pytest.approx(-0.1))
+    assert (rain["outside"], rain["shift"]) == (None, None)
+    assert (moved["outside"], moved["fresh"]) == (0.2, 0.5)
+    assert "50% of these readings are newer" in moved["sentence"]
+    assert "20.0% of the measured values lie beyond" in moved["sentence"]
+
+
+def test_what_a_model_learned_from_cannot_lie_beyond_it() -> None:
+    readings = hourly(2, lambda day: day, "heat")
+
+    known = data.drift(readings, [seen("heat", 0, 3, typical=1.0)], learned_to="2026-03-02T23:00")
+    unmeasured = data.drift(readings, [seen("hour", 0, 23, typical=1.0)], learned_to="2026-03-01")
+
+    assert (known["outside"], known["fresh"]) == (0.0, 0.0)
+    assert "learned from all of these readings" in known["sentence"]
+    assert (unmeasured["outside"], unmeasured["inputs"]) == (None, [])
+    assert "No input was measured" in unmeasured["sentence"]

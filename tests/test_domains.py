@@ -1,5 +1,6 @@
 """Domains are data: three are shipped, a fourth needs a TOML file and no code."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ label = "Sound level"
 unit = "dB(A)"
 low = 0
 high = 150
+advice = { low = "Enjoy it.", usual = "Nothing to do.", high = "Slow the traffic down." }
 simulated = { base = 40, swing = 35, noise = 2 }
 
 [[inputs]]
@@ -68,6 +70,7 @@ min_samples_split = 5
 random_state = 42
 n_jobs = 1
 """
+TRAFFIC = Path(domains.__file__).with_name("traffic.toml").read_text(encoding="utf-8")
 
 
 def test_a_new_domain_is_a_toml_file(tmp_path: Path) -> None:
@@ -97,6 +100,14 @@ def test_a_new_domain_is_a_toml_file(tmp_path: Path) -> None:
         (lambda text: text.replace('task = "regression"', 'task = "guess"'), "task"),
         (lambda text: text.replace('"Vehicles", "dB"]', '"dB"]'), "not in format.header"),
         (lambda text: text + "\nsurprise = 1", "surprise"),
+        (lambda text: re.sub("advice = .*", "", text), "target.advice .* belongs to a regression"),
+        (lambda text: text.replace('usual = "Nothing to do.",', ""), "target.advice.usual"),
+        (
+            lambda _: TRAFFIC.replace(
+                "[target]", '[target]\nadvice = { low = "", usual = "", high = "" }'
+            ),
+            "target.advice .* only there",
+        ),
         (lambda text: text.replace("[target]", "[target"), "Cannot read"),
     ],
 )

@@ -167,6 +167,96 @@ def test_a_report_states_its_facts(built: Path) -> None:
     assert facts is not None
     assert facts["model_version"] == "1.0.0"
     assert facts["sentence"].startswith("Carbon monoxide averaged")
+    assert 0 < len(facts["daily"]) <= 14
+    assert facts["band"] == facts["standing"]
+    assert facts["advice"].endswith(".")
+    assert facts["reliability"]["level"] == 0.9
+    assert len(facts["drift"]["inputs"]) == 12
+
+
+def reported(
+    home: Path, at: int, *, status: str = "succeeded", days: int = 7, **told: object
+) -> runs.Run:
+    """Keep a record of a report, with what it states."""
+    facts = {"value": 2.0, "to": "2026-03-07", "missing_share": 0.0, "model_version": "1.0.0"}
+    run = runs.Run(
+        id=f"20260307T0000{at:02}Z-aaaaaa",
+        notebook="05_report",
+        domain="energy",
+        parameters={"domain": "energy", "site": "main", "days": days},
+        status=status,
+        started_at=f"2026-03-07T00:00:{at:02}+00:00",
+        seconds=1.0,
+        fingerprint="",
+        inputs=[],
+        simulated=False,
+        model_version="1.0.0",
+        smartcity="0.1.0",
+    )
+    contents = home / f"contents-{at}"
+    contents.mkdir()
+    (contents / "report.html").write_text("<html>")
+    (contents / "metrics.json").write_text(json.dumps(facts | {"verdict": "Better."} | told))
+    runs.keep(run, contents)
+    return run
+
+
+def test_reports_of_all_domains_are_listed_the_newest_first(built: Path) -> None:
+    with at_home(built):
+        listed = runs.reports(100)
+        files = runs.files(listed[0])
+
+        assert {run.domain for run in listed} == set(DOMAINS)
+        assert {run.notebook for run in listed} == {"05_report"}
+        assert [run.id for run in listed] == sorted((run.id for run in listed), reverse=True)
+        assert runs.reports(2) == listed[:2]
+        assert list(files) == ["report.html", "notebook.ipynb", "metrics.json"]
+        assert files["metrics.json"] == (listed[0].folder / "metrics.json").stat().st_size
+
+
+def test_failed_reports_are_listed_too_with_the_files_they_have(home: Path) -> None:
+    good, bad = reported(home, 1), reported(home, 2, status="failed")
+
+    assert runs.reports(10) == [bad, good]
+    assert set(runs.files(bad)) == {"report.html", "metrics.json"}
+
+
+def test_changes_are_told_beside_the_newest_report_that_states_something_else(home: Path) -> None:
+    reported(home, 1, value=9.0)
+    old = reported(home, 2, missing_share=0.1, to="2026-03-06")
+    reported(home, 3)
+    reported(home, 4, status="failed", value=8.0)
+    (reported(home, 5).folder / "metrics.json").write_text("[1]")
+    new = reported(home, 6, sentence="What is not compared may differ.")
+
+    assert runs.changes("energy") == [
+        runs.Change("started_at", old.started_at, new.started_at),
+        runs.Change("to", "2026-03-06", "2026-03-07"),
+        runs.Change("missing_share", 0.1, 0.0),
+    ]
+
+
+def test_another_length_of_the_period_is_a_change_of_its_own(home: Path) -> None:
+    reported(home, 1, days=14, value=3.0)
+    reported(home, 2, model_version="1.1.0", verdict=None)
+
+    changes = {change.kind: (change.before, change.after) for change in runs.changes("energy")}
+
+    assert changes.pop("started_at")
+    assert changes == {
+        "days": (14, 7),
+        "value": (3.0, 2.0),
+        "model_version": ("1.0.0", "1.1.0"),
+        "verdict": ("Better.", None),
+    }
+
+
+def test_one_report_or_none_or_equal_ones_tell_no_change(home: Path) -> None:
+    assert runs.changes("energy") == []
+    reported(home, 1)
+    assert runs.changes("energy") == []
+    reported(home, 2)
+    assert runs.changes("energy") == []
 
 
 def test_a_failed_run_is_kept_names_its_cell_and_publishes_nothing(

@@ -4,7 +4,7 @@ from smartcity.data.checks import check, clean, records, usable
 from smartcity.data.files import Source, fetch, locate
 from smartcity.data.readings import Readings, read
 from smartcity.data.simulate import simulate
-from smartcity.data.summary import by_hour_of_week, latest, requests, summarise
+from smartcity.data.summary import by_hour_of_week, drift, latest, requests, summarise
 
 __all__ = [
     "Readings",
@@ -12,6 +12,7 @@ __all__ = [
     "by_hour_of_week",
     "check",
     "clean",
+    "drift",
     "fetch",
     "latest",
     "locate",

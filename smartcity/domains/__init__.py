@@ -59,6 +59,14 @@ class Level(_Record):
     advice: str
 
 
+class Advice(_Record):
+    """What to do about a quantity, by where it stands beside its usual days."""
+
+    low: str
+    usual: str
+    high: str
+
+
 class Target(_Record):
     """What the model answers."""
 
@@ -69,6 +77,7 @@ class Target(_Record):
     low: float = 0.0
     high: float = 0.0
     levels: tuple[Level, ...] = ()
+    advice: Advice | None = Field(default=None, description="Of a quantity; levels have their own")
     pollutant: str | None = Field(default=None, description="Key into the guideline tables")
     adds_up: bool = Field(
         default=False, description="A reading holds all since the one before, as a meter's does"
@@ -200,6 +209,10 @@ class Domain(_Record):
             raise ValueError(f"sum_of names {sorted(strangers)}, which are not inputs")
         if (self.task == "classification") != bool(self.target.levels):
             raise ValueError("target.levels belong to a classification, and only there")
+        if (self.task == "regression") != bool(self.target.advice):
+            raise ValueError(
+                "target.advice = { low, usual, high } belongs to a regression, and only there"
+            )
         return self
 
 
