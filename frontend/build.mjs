@@ -29,6 +29,7 @@ await build({
   target: ["chrome111", "firefox113", "safari16.4"],
   plugins: [no_old_widgets],
   external: ["ws"], // for Node alone
+  pure: ["console.debug"], // it costs more than it tells
   define: { global: "globalThis", "process.env.NODE_ENV": '"production"' },
   loader: { ".svg": "dataurl", ".woff": "empty", ".woff2": "empty", ".ttf": "empty", ".eot": "empty" },
   legalComments: "linked",

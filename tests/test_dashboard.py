@@ -1,5 +1,6 @@
 """The page without a browser: set state, press buttons, read what it would show."""
 
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -8,14 +9,17 @@ from pathlib import Path
 import ipywidgets as widgets
 import pytest
 from conftest import DOMAINS, at_home
+from fastapi.testclient import TestClient
 
 from smartcity import registry
+from smartcity.api import create_app
 from smartcity.dashboard import Dashboard, html, snapshot
 from smartcity.dashboard.controls import Charts, Form
 from smartcity.dashboard.page import STATE
 from smartcity.dashboard.words import LANGUAGES, Words
 from smartcity.errors import UsageError
 from smartcity.predict import Predictor
+from smartcity.predict.files import answer_file
 
 PAGES = ["overview", "air_quality", "traffic", "energy", "reports"]
 
@@ -93,6 +97,30 @@ def test_moving_inputs_changes_the_answer(name: str, page: Dashboard) -> None:
     answer = Predictor.load(name).predict(question.inputs, reasons=True)
     assert question.answer == answer
     assert f'data-value="{answer.prediction!r}"' in form(page).answer[0]
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_page_api_and_command_line_agree_to_the_last_digit(
+    name: str, page: Dashboard, tmp_path: Path
+) -> None:
+    page.head.page = name
+    form(page).values = {f["name"]: round(f["max"], 1) for f in form(page).fields if "seen" in f}
+    [shown_value] = re.findall(r'data-value="([^"]+)"', form(page).answer[0])
+    row = {k: v for k, v in page.questions[name].inputs.items() if v is not None}
+
+    with TestClient(create_app()) as client:
+        over_http = client.post(f"/api/v1/predict/{name.replace('_', '-')}", json=row).json()
+    rows, answers = tmp_path / "rows.csv", tmp_path / "answers.csv"
+    with rows.open("w", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        writer.writeheader()
+        writer.writerow(row)
+    answer_file(Predictor.load(name), rows, answers)
+    with answers.open(newline="") as file:
+        [by_command] = csv.DictReader(file)
+
+    assert over_http["prediction"] == float(shown_value)
+    assert float(by_command["prediction"]) == float(shown_value)
 
 
 @pytest.mark.parametrize("name", DOMAINS)

@@ -487,9 +487,7 @@ def test_a_notebook_that_fails_is_told_politely_and_logged_in_full(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_when_it_is_stopped(
-    number: int, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_when_it_is_stopped(number: int, built: Path, tmp_path: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="sc-"))  # a socket's path must be short
     with served(built, tmp_path, TMPDIR=str(folder)) as page:
         kernel = page.visit()
@@ -507,7 +505,7 @@ def test_nothing_is_left_when_it_is_stopped(
 
 
 def test_a_forked_kernel_has_the_models_its_parent_opened(
-    publish: Callable[..., registry.Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    publish: Callable[..., registry.Card],
 ) -> None:
     folder = tempfile.mkdtemp(prefix="sc-")
     publish("traffic")
