@@ -4,7 +4,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { build } from "esbuild";
 
 const target = "../smartcity/dashboard/share/voila/templates/smartcity/static/made";
-const sources = ["package-lock.json", "build.mjs", "src/page.js", "src/amd.js", "src/early.js", "src/plotly.js"];
+const sources = ["package-lock.json", "build.mjs", "src/page.js", "src/amd.js", "src/early.js", "src/jquery.js", "src/plotly.js"];
 const digest = createHash("sha256");
 for (const path of sources) digest.update(readFileSync(path));
 const version = digest.digest("hex");
@@ -18,16 +18,25 @@ const no_old_widgets = {
   },
 };
 
+// jQuery tries out what throws as it starts; each time the browser reads all of the script it is in.
+const jquery_apart = {
+  name: "jquery-apart",
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^jquery$/ }, ({ importer }) => importer.endsWith("src/jquery.js") ? undefined : { path: "jquery", namespace: "apart" });
+    onLoad({ filter: /.*/, namespace: "apart" }, () => ({ contents: "module.exports = globalThis.smartcityJquery;" }));
+  },
+};
+
 rmSync(target, { recursive: true, force: true });
 mkdirSync(target, { recursive: true });
 await build({
-  entryPoints: ["src/page.js", "src/early.js", "src/plotly.js"],
+  entryPoints: ["src/page.js", "src/early.js", "src/jquery.js", "src/plotly.js"],
   outdir: target,
   bundle: true,
   minify: true,
   format: "iife",
   target: ["chrome111", "firefox113", "safari16.4"],
-  plugins: [no_old_widgets],
+  plugins: [no_old_widgets, jquery_apart],
   external: ["ws"], // for Node alone
   pure: ["console.debug"], // it costs more than it tells
   define: { global: "globalThis", "process.env.NODE_ENV": '"production"' },

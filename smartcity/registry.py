@@ -213,6 +213,8 @@ def _scores(session: "onnxruntime.InferenceSession", rows: Matrix) -> NDArray[np
 
 
 def _open(onnx: bytes) -> "onnxruntime.InferenceSession":
+    # It would tell its makers, from a thread of its own, what it is used for.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime  # of the many commands that read cards, few ask a model
 
     options = onnxruntime.SessionOptions()

@@ -43,8 +43,10 @@ def test_the_locks_pin_every_dependency_with_hashes() -> None:
 
 
 def test_no_file_names_a_registry_or_a_machine() -> None:
+    # JupyterLab's own code, in the page's bundle, knows what homes look like.
+    bundle = ":!smartcity/dashboard/share/voila/templates/smartcity/static/made"
     found = subprocess.run(
-        ["git", "grep", "-nIE", MACHINES, "--", "."],
+        ["git", "grep", "-nIE", MACHINES, "--", ".", bundle],
         cwd=HOME,
         capture_output=True,
         text=True,

@@ -28,6 +28,12 @@ def test_the_bundle_was_made_from_these_sources() -> None:
     assert (MADE / "version.txt").read_text() == digest.hexdigest()[:12]
 
 
+def test_the_bundle_names_no_machine() -> None:
+    for path in MADE.iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(re.escape(str(HOME)), text), path
+
+
 def test_the_lock_pins_what_the_bundle_is_made_of() -> None:
     wanted = json.loads((FRONTEND / "package.json").read_text())["devDependencies"]
     locked = json.loads((FRONTEND / "package-lock.json").read_text())["packages"]

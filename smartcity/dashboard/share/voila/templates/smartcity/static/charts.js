@@ -52,6 +52,12 @@ const plain = (value) => (value === null || value === undefined || Number.isNaN(
 // Times come as plotly takes them.
 const cell = (value) => (typeof value === "string" ? value.replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:00(\.0+)?)?/, "$1 $2").replace("<br>", " ") : plain(value));
 
+/** One chart at a time, and between two of them whatever else has to be done. */
+function turn() {
+  turn.last = (turn.last ?? Promise.resolve()).then(() => new Promise((resolve) => setTimeout(resolve)));
+  return turn.last;
+}
+
 /** Every number a figure draws, as a header and rows. */
 function asTable({ data, layout }, texts) {
   const name = (axis, other) => axis?.title?.text || other;
@@ -115,6 +121,7 @@ function render({ model, el }) {
     async function draw() {
       is_drawn = true;
       const lang = document.documentElement.lang || "en";
+      await turn();
       const library = spoken(await (is_solid ? solid(model) : flat(model)), lang);
       await library.react(place, ...dressed(figure, is_solid));
     }

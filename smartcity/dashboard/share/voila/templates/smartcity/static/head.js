@@ -22,9 +22,11 @@ function language() {
 
 /** Write UTC times as the reader's clock shows them. */
 function localise(root, lang) {
+  const times = root.querySelectorAll("time[datetime]:not([title])");
+  if (!times.length) return;
   const region = navigator.languages.find((tag) => tag.startsWith(lang)) ?? lang;
   const format = new Intl.DateTimeFormat(region, { dateStyle: "medium", timeStyle: "short" });
-  for (const time of root.querySelectorAll("time[datetime]:not([title])")) {
+  for (const time of times) {
     const at = new Date(time.dateTime);
     if (Number.isNaN(at.getTime())) continue;
     time.title = `${at.toISOString().slice(0, 16).replace("T", " ")} UTC`;
@@ -134,7 +136,6 @@ function render({ model, el }) {
     const theme = head.querySelector('[data-choice="theme"]');
     if (theme) theme.value = remembered("theme") ?? "system";
     turn(model.get("page"));
-    localise(root(), model.get("language"));
   }
 
   function colour(theme) {

@@ -1,0 +1,4 @@
+// A script of its own, run before the page's.
+import jquery from "jquery";
+
+globalThis.smartcityJquery = jquery;
