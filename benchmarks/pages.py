@@ -179,7 +179,7 @@ def visitor(browser: Browser, name: str) -> Iterator[BrowserContext]:
     """Give a browser's context of its own, cache and all, that looks at a tool's pages."""
     tool = TOOLS[name]
     look = {n: getattr(tool, n) for n in ("number", "slider", "loading", "retry")}
-    look["answer"] = tool.answer or tool.number
+    look |= {"name": name, "answer": tool.answer or tool.number}
     context = browser.new_context(viewport={"width": 1280, "height": 1800})  # charts in sight
     context.add_init_script(f"{WATCH}({json.dumps(look)})")
     yield context

@@ -46,7 +46,7 @@
       if (bench.answer && bench.charts && !all(tool.loading).some(seen)) bench.alive ||= now;
     }
     if (deep ? bench.alive : bench.first) finish({ ...bench });
-    else if (now > 60000) fail(new Error(`not there after a minute: ${JSON.stringify(bench)}`));
+    else if (now > 60000) fail(new Error(`${tool.name} ${location.search}: not there after a minute: ${JSON.stringify(bench)}`));
     else requestAnimationFrame(look);
   };
   requestAnimationFrame(look);

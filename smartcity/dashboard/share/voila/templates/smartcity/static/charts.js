@@ -1,6 +1,6 @@
 // Charts with what they say in words, their numbers as a table and as a file; drawn once they are in sight.
 const SHOWN = 200; // rows of a table on the page; the file has them all
-const LIBRARY = "smartcity/plotly.min.js"; // the page server's copy of all of plotly, for 3D
+const LIBRARY = "smartcity/plotly.min.js"; // our server's copy of all of plotly, for 3D; elsewhere the kernel has one
 
 function load(source) {
   return new Promise((resolve, reject) => {
@@ -32,7 +32,7 @@ function flat(model) {
 async function solid(model) {
   const small = await flat(model);
   if (!document.getElementById("live")) return small;
-  window.smartcitySolid ??= load(document.getElementById("live").dataset.base + LIBRARY).finally(() => { window.Plotly = small; });
+  window.smartcitySolid ??= load(document.getElementById("live").dataset.base + LIBRARY).catch(() => handedOver(model)).finally(() => { window.Plotly = small; });
   return window.smartcitySolid;
 }
 
