@@ -84,7 +84,7 @@ def _value(words: Words, value: float | None, unit: str) -> str:
     if value is None:
         return text(words, "not yet")
     form = ",.0f" if unit in {"requests", "MB", "rows"} else ",.2f"
-    return f"{escape(number(words, value, form))} {text(words, unit)}"
+    return f"{escape(number(words, value, form))}&nbsp;{text(words, unit)}"
 
 
 def _titles() -> dict[str, str]:
