@@ -233,7 +233,9 @@ def _trust(words: Words, facts: Mapping[str, Any], run: Run, now: datetime) -> I
     old = "more than a year" if age.days > 365 else f"{age.days} days"
     if held := facts.get("reliability"):
         level, found = f"{held['level']:.0%}", f"{held['held']:.1%}"
-        sure = text(words, f"Ranges meant to hold in {level} of cases held in {found}.")
+        sure = text(
+            words, f"What it calls likely is meant to hold in {level} of cases; it held in {found}."
+        )
         yield f'<p class="smartcity-soft">{sure}</p>'
     yield f'<p class="smartcity-soft">{fresh}, {escape(share)} {text(words, "complete")}.'
     if age.days > _STALE_DAYS:

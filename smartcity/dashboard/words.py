@@ -26,12 +26,8 @@ class Words:
     """
 
     def __init__(self, language: str = "en") -> None:
-        """Read a language's catalogue; English needs none.
-
-        Raises:
-            KeyError: There is no such language.
-        """
-        self.language, self.name = language, LANGUAGES[language]
+        """Read the catalogue of one of ``LANGUAGES``; English needs none."""
+        self.language = language
         self.missing: set[str] = set()
         self.decimal, self.group, self.percent = ".", ",", "%"
         self._exact: dict[str, str] = {}

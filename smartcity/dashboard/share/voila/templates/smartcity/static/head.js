@@ -14,8 +14,9 @@ const remembered = (name) => {
   }
 };
 
-function language() {
-  const known = ["en", "de"];
+/** The language to speak: the reader's own choice, or the first of theirs that the page offers. */
+function language(head) {
+  const known = [...head.querySelectorAll('[data-choice="language"] option')].map(({ value }) => value);
   const wanted = [remembered("language"), ...navigator.languages].map((tag) => tag?.slice(0, 2));
   return wanted.find((tag) => known.includes(tag)) ?? "en";
 }
@@ -161,8 +162,8 @@ function render({ model, el }) {
   write();
   colour(remembered("theme") ?? "system");
   if (owned) read();
-  if (language() !== model.get("language")) {
-    model.set("language", language());
+  if (language(head) !== model.get("language")) {
+    model.set("language", language(head));
     model.save_changes();
   }
   model.on("change:html", write);
