@@ -519,12 +519,13 @@ def test_every_acknowledged_line_of_a_killed_writer_is_kept_once(database: str, 
 
     def listen(which: int) -> None:
         assert writers[which].stdout
-        acknowledged[which] = writers[which].stdout.read().splitlines()  # type: ignore[union-attr]
+        for line in writers[which].stdout:  # type: ignore[union-attr]
+            acknowledged[which].append(line.rstrip("\n"))
 
     threads = [threading.Thread(target=listen, args=(which,)) for which in (0, 1)]
     for thread in threads:
         thread.start()
-    until(lambda: waiting() > 300_000, 30)
+    until(lambda: waiting() > 300_000 and all(acknowledged), 30)  # one may start late
     import_waiting()  # and again while they write
     time.sleep(0.1)
     for writer in writers:
