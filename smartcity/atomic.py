@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from smartcity.errors import StorageError
@@ -75,6 +75,61 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def scratch(prefix: str, parent: Path) -> Iterator[Path]:
+    """Give a folder that is gone afterwards; should this process be killed, ``sweep`` removes it.
+
+    Args:
+        prefix: What its name begins with; a dot hides it.
+        parent: Where it is made.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    with storage(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        made, handle = _locked(prefix, parent)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        os.close(handle)
+
+
+def _locked(prefix: str, parent: Path) -> tuple[Path, int]:
+    """Make a folder and hold its lock, which no sweep can take before it is ours."""
+    while True:
+        made = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        handle = -1
+        with suppress(FileNotFoundError):  # swept before it was locked
+            handle = os.open(made, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if made.exists():
+                return made, handle
+        if handle >= 0:
+            os.close(handle)
+
+
+def sweep(parent: Path, pattern: str) -> list[Path]:
+    """Remove scratch folders that killed processes left behind, and name them.
+
+    Args:
+        parent: Where to look.
+        pattern: Which, as in ``**/.tmp-*``.
+    """
+    removed = []
+    for left in parent.glob(pattern):
+        with suppress(OSError):  # somebody works there, or it is gone already
+            handle = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+                removed.append(left)
+            finally:
+                os.close(handle)
+    return removed
+
+
+@contextmanager
 def folder(path: Path) -> Iterator[Path]:
     """Fill a new folder that appears under its name only when all of it is on disk.
 
@@ -84,10 +139,7 @@ def folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: It cannot be written, or ``path`` exists already; nothing is left behind.
     """
-    with storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".tmp-{path.name}-", dir=path.parent))
-    try:
+    with scratch(f".tmp-{path.name}-", path.parent) as beside:
         yield beside
         with storage(path):
             beside.chmod(0o755)
@@ -95,5 +147,3 @@ def folder(path: Path) -> Iterator[Path]:
                 _sync(file)
             beside.rename(path)
             _sync(path.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

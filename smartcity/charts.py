@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -104,6 +104,121 @@ def pattern(table: Sequence[Sequence[float]], *, label: str, unit: str) -> Chart
         [heat],
         xaxis={"title": {"text": "hour of the day"}, "dtick": 3},
         yaxis={"autorange": "reversed"},
+    )
+
+
+def hours(table: Mapping[str, Sequence[float]], *, label: str, unit: str) -> Chart:
+    """Draw the usual value by hour of the day, a line for each kind of day.
+
+    Args:
+        table: Kind of day -> 24 values.
+        label: The quantity's name for readers.
+        unit: Its unit.
+    """
+    read = {
+        name: [(value, hour) for hour, value in enumerate(values) if not math.isnan(value)]
+        for name, values in table.items()
+    }
+    tops = [
+        f"{name} at {hour}:00 ({value:.3g} {unit})"
+        for name, known in read.items()
+        for value, hour in [max(known, default=(0, 0))]
+        if known
+    ]
+    lines = [
+        go.Scatter(
+            x=list(range(24)),
+            y=list(values),
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 2, "dash": dash},
+        )
+        for (name, values), (colour, dash) in zip(
+            table.items(), ((MODEL, "solid"), (TRUTH, "dash")), strict=True
+        )
+    ]
+    return _figure(
+        "hours",
+        f"{label} by hour of the day",
+        f"{label}: usually highest {'; '.join(tops)}.",
+        lines,
+        xaxis={"title": {"text": "hour of the day"}, "dtick": 3},
+        yaxis={"title": {"text": unit or label}, "rangemode": "tozero"},
+    )
+
+
+def account(domain: Domain, told: dict[str, Any]) -> list[Chart]:
+    """Draw what a period amounts to, by whichever of these there is.
+
+    Args:
+        domain: The question.
+        told: ``guidelines``, ``levels`` or ``energy``, as a report states them.
+    """
+    drawn = []
+    if "guidelines" in told:
+        held = told["guidelines"]
+        drawn += [_beside_limits(domain, held, averaging) for averaging in held["daily"]]
+    if "levels" in told:
+        drawn.append(_levels(domain, told["levels"]["shares"]))
+    if "energy" in told:
+        title = f"{domain.target.label} by day"
+        drawn.append(_daily("energy", title, told["energy"]["by_day"], unit=domain.target.unit))
+    return drawn
+
+
+def _beside_limits(domain: Domain, told: dict[str, Any], averaging: str) -> Chart:
+    limits = {
+        f"{table['standard']}: {table['stated']}": table["limit"]
+        for table in told["tables"]
+        if table["averaging"] == averaging
+    }
+    title = f"{domain.target.label}, highest running {averaging} mean of each day"
+    name = f"guidelines_{averaging.replace(' ', '')}"
+    return _daily(name, title, told["daily"][averaging], unit=told["unit"], limits=limits)
+
+
+def _daily(
+    name: str,
+    title: str,
+    values: dict[str, float],
+    *,
+    unit: str,
+    limits: dict[str, float] | None = None,
+) -> Chart:
+    """Draw a value for each day, beside limits where there are any."""
+    summary = "No day has readings enough."
+    if values:
+        top = max(values, key=values.__getitem__)
+        summary = f"Highest: {values[top]:.2f} {unit} on {top}."
+    traces: list[Any] = [
+        go.Bar(x=list(values), y=list(values.values()), name="day", marker={"color": MODEL})
+    ]
+    ends = [min(values, default=None), max(values, default=None)]
+    dashes = ("dash", "dot", "dashdot")
+    for (label, limit), dash in zip((limits or {}).items(), dashes, strict=False):
+        line = {"color": TRUTH, "width": 1.5, "dash": dash}
+        traces.append(go.Scatter(x=ends, y=[limit] * 2, name=label, mode="lines", line=line))
+    return _figure(name, title, summary, traces, yaxis={"title": {"text": unit}})
+
+
+def _levels(domain: Domain, shares: dict[str, float]) -> Chart:
+    most = max(shares, key=shares.__getitem__)
+    bars = go.Bar(
+        x=list(shares.values()),
+        y=list(shares),
+        orientation="h",
+        marker={"color": MODEL},
+        text=[f"{share:.0%}" for share in shares.values()],
+        textposition="outside",
+        cliponaxis=False,
+    )
+    return _figure(
+        "levels",
+        f"{domain.target.label}: share of readings",
+        f"{domain.target.label} was most often {most}: in {shares[most]:.0%} of the readings.",
+        [bars],
+        xaxis={"tickformat": ".0%", "rangemode": "tozero"},
+        yaxis={"type": "category"},
     )
 
 

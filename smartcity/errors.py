@@ -21,7 +21,16 @@ class ModelError(SmartCityError):
 
 
 class RunError(SmartCityError):
-    """A notebook run failed; the message names the cell and where its record lies."""
+    """A notebook run failed; the message names the cell and where its record lies.
+
+    Attributes:
+        run_id: Of the record that was kept; empty if there is none.
+    """
+
+    def __init__(self, message: str, run_id: str = "") -> None:
+        """Say what failed."""
+        self.run_id = run_id
+        super().__init__(message)
 
 
 class StorageError(SmartCityError):

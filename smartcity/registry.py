@@ -32,7 +32,7 @@ log = logs.get(__name__)
 #: 1e-6. A wrong branch anywhere shows as 1e-2 or more.
 PARITY_TOLERANCE = 1e-4
 #: Checksums of all files of a version, the card's too, as ``sha256sum --check`` reads them.
-_SUMS = "SHA256SUMS"
+SUMS = "SHA256SUMS"
 #: The part that needs the specified inputs and nothing else; every version has it.
 NOW = "now"
 #: One line per change of what is served: when, which, who, why.
@@ -290,7 +290,7 @@ def card(domain: str, version: str | None = None, folder: Path | None = None) ->
     path = _folder(domain, folder) / version / "card.json"
     try:
         content = path.read_bytes()
-        sums = path.with_name(_SUMS).read_text(encoding="utf-8")
+        sums = path.with_name(SUMS).read_text(encoding="utf-8")
         if f"{hashlib.sha256(content).hexdigest()}  card.json" in sums.splitlines():
             return Card.model_validate_json(content)
     except (OSError, ValueError):
@@ -463,7 +463,7 @@ def publish(
             content = json.dumps(known.model_dump(), indent=2, ensure_ascii=False)
             (place / "card.json").write_text(content + "\n", encoding="utf-8")
             lines = [f"{digest}  {name}\n" for name, digest in _sums(place).items()]
-            (place / _SUMS).write_text("".join(lines), encoding="utf-8")
+            (place / SUMS).write_text("".join(lines), encoding="utf-8")
     return known
 
 

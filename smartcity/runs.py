@@ -1,9 +1,10 @@
-"""Keeper of ``reports/runs/``: what each notebook run leaves behind, and where to find it."""
+"""Keeper of ``reports/``: what each notebook run leaves behind, and what is asked for."""
 
+import hashlib
 import heapq
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,16 +12,33 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from smartcity import atomic, domains, logs, settings
+from smartcity.errors import UsageError, unknown
 
 log = logs.get(__name__)
 
 _REPORT = "05_report"
-_FILES = ("report.html", "notebook.ipynb", "metrics.json")
+_FILES = ("report.html", "report.pdf", "notebook.ipynb", "metrics.json")
+#: Letters of a run's id that name the moment it speaks for.
+_MOMENT = len("20041231T235959Z")
+#: Reports that may wait to be made because somebody asked on the page.
+MOST_ASKED = 5
 _COMPARED = ("to", "value", "missing_share", "model_version", "verdict")
 
 
 class Run(BaseModel):
-    """The record of one run; ``manifest.json`` is this record."""
+    """The record of one run; ``manifest.json`` is this record.
+
+    Attributes:
+        id: Begins with the moment it speaks for, so that by id the newest is what is newest to a
+            reader, however late it was made.
+        report: Entry of the schedule it was made for; empty if none.
+        attempt: Which try at it this was.
+        code: sha256 of what decides its figures beside the inputs: ``notebook``, ``model`` (of the
+            version's card) and ``lock`` (the pinned dependencies); None for what there is not.
+        git: ``commit`` and ``dirty``; None outside a checkout.
+        machine: ``system``, ``python``, ``processors`` and the versions of the main libraries.
+        outputs: Name of each file beside the manifest -> its sha256.
+    """
 
     id: str
     notebook: str
@@ -37,6 +55,14 @@ class Run(BaseModel):
     error: dict[str, Any] | None = None
     summaries: list[str] = []
     refused: list[str] = []  # why what it published is not served
+    ended_at: str = ""
+    report: str = ""
+    attempt: int = 1
+    code: dict[str, str | None] = {}
+    git: dict[str, Any] | None = None
+    machine: dict[str, Any] = {}
+    seed: int | None = None
+    outputs: dict[str, str] = {}
 
     @property
     def folder(self) -> Path:
@@ -61,6 +87,19 @@ def keep(run: Run, contents: Path) -> None:
         (folder / "manifest.json").write_text(run.model_dump_json(indent=2), encoding="utf-8")
 
 
+def find(run_id: str) -> Run:
+    """Give the run of that id.
+
+    Raises:
+        UsageError: There is none; the message names the nearest.
+    """
+    home = settings.current().reports / "runs"
+    paths = {path.parent.name: path for path in home.glob("*/*/[!.]*/manifest.json")}
+    if run_id not in paths:
+        raise unknown("run", run_id, sorted(paths)[-5:])
+    return Run.model_validate_json(paths[run_id].read_bytes())
+
+
 def listed(notebook: str, domain: str) -> Iterator[Run]:
     """Yield the runs of a notebook for a domain, the newest first."""
     home = place(notebook, domain)
@@ -78,12 +117,12 @@ def latest(notebook: str, domain: str) -> Run | None:
 
 def figures(run: Run) -> dict[str, Any]:
     """Read a run's charts: name -> plotly figure as JSON data; empty if it drew none."""
-    return _read(run, "figures.json") or {}
+    return content(run.folder, "figures.json") or {}
 
 
 def facts(run: Run) -> dict[str, Any] | None:
     """Read the facts a report states, or None if it states none."""
-    return _read(run, "metrics.json")
+    return content(run.folder, "metrics.json")
 
 
 def reports(limit: int) -> list[Run]:
@@ -123,6 +162,28 @@ def changes(domain: str) -> list[Change]:
     return [Change("started_at", before, at), *differing] if differing else []
 
 
+def before(
+    notebook: str, domain: str, run_id: str, values: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Give what the last good run before another states, if it was asked for the same.
+
+    Args:
+        notebook: Which.
+        domain: The question.
+        run_id: Of the run that wants to know.
+        values: Its parameters; site and length of the period have to be the same.
+
+    Returns:
+        ``run`` (its id), then as ``changes`` compares them; None if there is none.
+    """
+    for run in listed(notebook, domain):
+        same = all(run.parameters.get(name) == values.get(name) for name in ("site", "days"))
+        is_before = run.id[:_MOMENT] < run_id[:_MOMENT]  # another of the same moment is no news
+        if is_before and run.status == "succeeded" and same and (told := _stated(run)):
+            return {"run": run.id, **told}
+    return None
+
+
 def _stated(run: Run) -> dict[str, Any] | None:
     """Take from a report what two are compared by."""
     told = facts(run)
@@ -132,9 +193,39 @@ def _stated(run: Run) -> dict[str, Any] | None:
     return asked | {"simulated": run.simulated} | {name: told.get(name) for name in _COMPARED}
 
 
-def _read(run: Run, name: str) -> dict[str, Any] | None:
+def content(folder: Path, name: str) -> dict[str, Any] | None:
+    """Read a JSON file of a run; None if it is not there or holds no object."""
     try:
-        found = json.loads((run.folder / name).read_bytes())
+        found = json.loads((folder / name).read_bytes())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def ask(notebook: str, values: dict[str, Any]) -> Path:
+    """Note that somebody wants a report; who keeps the schedule makes it.
+
+    Args:
+        notebook: Which.
+        values: Its parameters, checked.
+
+    Returns:
+        The note; the same for the same wish.
+
+    Raises:
+        UsageError: Too many wait already.
+        StorageError: The reports folder cannot be written.
+    """
+    text = json.dumps({"notebook": notebook, "parameters": values}, sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = settings.current().reports / "requests" / f"{name}.json"
+    if not path.exists() and len(asked()) >= MOST_ASKED:
+        raise UsageError(f"{MOST_ASKED} reports are waiting to be made; try again in some minutes.")
+    atomic.write(path, text)
+    return path
+
+
+def asked() -> list[Path]:
+    """List the notes of reports somebody wants, the oldest first."""
+    notes = (settings.current().reports / "requests").glob("[!.]*.json")
+    return sorted(notes, key=lambda path: path.stat().st_mtime)

@@ -64,6 +64,10 @@ class Settings(BaseSettings):
         default="loky", description="joblib's backend for fitting models"
     )
 
+    scheduler: bool = Field(
+        default=True, description="Let `smartcity up` make the reports that are due"
+    )
+
     database_url: SecretStr | None = Field(
         default=None,
         description="Database, as in `postgresql://user:password@host/name`; a file in the state "
@@ -116,6 +120,32 @@ class Settings(BaseSettings):
         default="/",
         pattern=r"^/([\w.~-]+/)*$",
         description="Path of the dashboard, as in `/city/`, where a proxy shares its address",
+    )
+    dashboard_requests: bool = Field(
+        default=True,
+        description="Let visitors ask for a report; where the scheduler runs it is made",
+    )
+    deliver: bool = Field(
+        default=False, description="Send mails and webhooks; else they go to `reports/outbox/`"
+    )
+    mail_url: SecretStr | None = Field(
+        default=None,
+        description="Mail server, as in `smtp://user:password@host:587` (STARTTLS) or "
+        "`smtps://user:password@host:465`",
+    )
+    mail_from: str = Field(
+        default="SmartCity <smartcity@localhost>",
+        pattern=r"^[^\r\n]*[^\s@]@[^\s@]+$",
+        description="Sender of mails",
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="Signs what webhooks get: HMAC-SHA256 in the header `X-Hub-Signature-256`",
+    )
+    reports_url: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Where people open the reports folder; messages link there when it is known",
     )
 
     @field_validator(

@@ -20,6 +20,8 @@ log = logs.get(__name__)
 
 #: Longest time a server may take to answer for the first time.
 START_SECONDS = 90
+#: Pause between two rounds of ``smartcity report due``.
+ROUND_SECONDS = 30
 
 
 def require_free(port: int, variable: str) -> None:
@@ -78,8 +80,11 @@ def up(
         say(f"API        http://localhost:{known.api_port}  (docs: /api/docs)")
         with suppress(KeyboardInterrupt):  # once they serve, to be stopped is no failure
             waiting = [list(words) for words in afterwards]
+            next_round = 0.0
             while all(server.poll() is None for name, server in servers.items() if name in checks):
                 _go_on(servers, waiting, say)
+                if known.scheduler and not waiting:
+                    next_round = _make_reports(servers, next_round)
                 time.sleep(0.5)
             died = [name for name in checks if servers[name].poll() is not None]
             raise SmartCityError(f"smartcity {died[0]} stopped; the log tells more: {known.logs}")
@@ -101,6 +106,19 @@ def _go_on(
         del servers[name]
         log_file = settings.current().logs / f"{name}.log"
         say(f"smartcity {words} {f'failed; see {log_file}' if code else 'is done'}")
+
+
+def _make_reports(servers: dict[str, subprocess.Popen[bytes]], at: float) -> float:
+    """Let what is due be made, a round at a time; give when the next may begin."""
+    if "report" not in servers:
+        if time.monotonic() >= at:
+            _start(servers, ["report", "due"])
+    elif (code := servers["report"].poll()) is not None:
+        del servers["report"]
+        if code:
+            log.error("not all reports were made", code=code, log="report.log")
+        return time.monotonic() + ROUND_SECONDS
+    return at
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 from smartcity import data, domains, modelling, registry, reporting, settings
@@ -66,6 +67,25 @@ def city(home: Path) -> Path:
     simulate_into_datasets(home)
     settings.current.cache_clear()
     return home
+
+
+def notebook(folder: Path, *cells: str, name: str = "09_try") -> Path:
+    """Write a small notebook whose first cell holds the parameters."""
+    built = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    built.cells[0].metadata["tags"] = ["parameters"]
+    built.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.ipynb"
+    nbformat.write(built, path)
+    return path
+
+
+@pytest.fixture
+def own_notebooks(city: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of notebooks of the test's own, which the settings name."""
+    monkeypatch.setenv("SMARTCITY_NOTEBOOKS", str(city / "notebooks"))
+    settings.current.cache_clear()
+    return city / "notebooks"
 
 
 @pytest.fixture(scope="session")

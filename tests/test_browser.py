@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from axe_playwright_python.sync_playwright import Axe
 from conftest import at_home
 from playwright.sync_api import Page, expect, sync_playwright
 
+from smartcity import runs
 from smartcity.predict import Predictor
 
 CHROMIUM = next(
@@ -444,6 +446,33 @@ def test_a_report_opens(reader: Callable[..., Reader], address: str) -> None:
 
     expect(opened.value.locator("h1")).to_contain_text("City report")
     opened.value.locator(".chart .main-svg").first.wait_for()
+
+
+def test_a_report_is_asked_for_and_its_parameters_are_checked_meanwhile(
+    reader: Callable[..., Reader], built: Path
+) -> None:
+    one = reader()
+    page = one.open("?page=reports")
+    form = page.get_by_role("form", name="Make a report")
+    days = form.get_by_label("Days")
+    days.fill("500")
+    expect(form).to_contain_text("The nearest is 366")
+    expect(form.get_by_role("button", name="Ask for it")).to_be_disabled()
+
+    days.fill("14")
+    form.get_by_label("Question").select_option("Energy")
+    command = "smartcity report run 05_report --domain energy -p days 14"
+    expect(form.get_by_label("The same as a command")).to_have_text(command)
+    days.focus()
+    page.keyboard.press("Enter")
+
+    expect(form).to_contain_text("It is made within a minute")
+    with at_home(built):
+        [note] = runs.asked()
+    wish = json.loads(note.read_bytes())["parameters"]
+    note.unlink()
+    assert (wish["domain"], wish["days"]) == ("energy", 14)
+    assert one.wrong == []
 
 
 def test_a_killed_kernel_is_told_and_what_was_set_is_kept(

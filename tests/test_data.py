@@ -384,7 +384,7 @@ def test_a_single_day_is_usual_and_goes_nowhere() -> None:
 
     assert facts["usual"] == {"low": pytest.approx(0.1), "high": pytest.approx(0.1)}
     assert (facts["standing"], facts["trend"], facts["before"]) == ("usual", None, None)
-    assert facts["advice"] == "Nothing to do."
+    assert facts["advice"] == "As usual here; nothing more to do."
 
 
 def test_days_all_alike_are_usual_and_steady() -> None:

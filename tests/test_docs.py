@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,8 @@ def test_the_readmes_commands_run(built: Path, tmp_path: Path) -> None:
     lines = [line.split("#")[0].split() for line in block.splitlines() if "    smartcity " in line]
     (tmp_path / "counts.csv").write_text("car_count,bike_count,bus_count,truck_count\n60,10,8,5\n")
 
+    shutil.copyfile(HOME / "reports" / "schedule.toml", built / "reports" / "schedule.toml")
+
     ran = []
     with at_home(built):
         for _, *words in lines:
@@ -103,7 +106,10 @@ def test_the_readmes_commands_run(built: Path, tmp_path: Path) -> None:
             assert done.returncode == 0, (words, done.stderr)
             ran.append(words[0])
 
-    assert ran == ["data", "build", "run", "models", "predict", "users", "db"]
+    assert ran == [
+        *("data", "build", "run", "models", "predict"),
+        *("report", "report", "report", "users", "db"),
+    ]
     assert "medium" in (tmp_path / "answers.csv").read_text()
 
 

@@ -466,7 +466,8 @@ def hanging(server: Postgres) -> Iterator[None]:
     everyone = [main, *main.children()]
     try:
         for each in everyone:
-            each.suspend()
+            with suppress(psutil.NoSuchProcess):  # one may just have ended
+                each.suspend()
         yield
     finally:
         for each in everyone:

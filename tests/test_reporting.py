@@ -4,46 +4,26 @@ import json
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
-from conftest import DOMAINS, at_home
+from conftest import DOMAINS, at_home, notebook
 
-from smartcity import registry, reporting, runs, settings
+from smartcity import parameters, registry, reporting, runs
 from smartcity.errors import RunError, UsageError
-from smartcity.reporting import parameters, runner
-
-
-def notebook(folder: Path, *cells: str, name: str = "09_try") -> Path:
-    """Write a small notebook whose first cell holds the parameters."""
-    built = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    built.cells[0].metadata["tags"] = ["parameters"]
-    built.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.ipynb"
-    nbformat.write(built, path)
-    return path
-
-
-@pytest.fixture
-def own_notebooks(city: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of notebooks of the test's own, which the settings name."""
-    monkeypatch.setenv("SMARTCITY_NOTEBOOKS", str(city / "notebooks"))
-    settings.current.cache_clear()
-    return city / "notebooks"
-
+from smartcity.reporting import runner
 
 PARAMETERS = """domain: str = "energy"  # The question
 days: int = 7  # How many
 share: float = 0.5  # Of what
 wanted: bool = False  # Whether
-names: list[str] = ["a"]  # Which"""
+names: list[str] = ["a"]  # Which
+code: str = ""  # Whose"""
 
 
 def test_parameters_are_read_with_type_and_help(tmp_path: Path) -> None:
     found = parameters.read(notebook(tmp_path, PARAMETERS))
 
-    assert found["days"] == {"type": "int", "default": 7, "help": "How many"}
-    assert found["names"]["default"] == ["a"]
+    assert found["days"] == parameters.Parameter("days", "int", 7, "How many")
+    assert found["names"].default == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +34,7 @@ def test_parameters_are_read_with_type_and_help(tmp_path: Path) -> None:
         ({"share": "1"}, 1.0),
         ({"wanted": "True"}, True),
         ({"names": '["b", "c"]'}, ["b", "c"]),
-        ({"domain": "007"}, "007"),
+        ({"code": "007"}, "007"),
     ],
 )
 def test_text_is_read_as_the_annotated_type(
@@ -124,7 +104,7 @@ def test_other_readings_make_runs_stale(built: Path) -> None:
     with at_home(built):
         path = next((built / "datasets" / "traffic").glob("*.csv"))
         before = path.read_bytes()
-        notebook_path = runner.find("01_explore")
+        notebook_path = parameters.find("01_explore")
         values = parameters.check(notebook_path, {"domain": "traffic"})
         old = runner.fingerprint(notebook_path, values)
         path.write_bytes(before.replace(b"low", b"high", 1))
@@ -172,6 +152,13 @@ def test_a_report_states_its_facts(built: Path) -> None:
     assert facts["advice"].endswith(".")
     assert facts["reliability"]["level"] == 0.9
     assert len(facts["drift"]["inputs"]) == 12
+    assert [each["domain"] for each in facts["glance"]] == list(DOMAINS)
+    assert facts["comparison"]["now"] == {"from": facts["from"], "to": facts["to"]}
+    assert [table["standard"] for table in facts["guidelines"]["tables"]] == [
+        *("India NAQI", "WHO guideline", "EU limit", "US AQI")
+    ]
+    assert facts["quality"]["readings"] == facts["readings"]
+    assert (facts["as_of"], facts["quality"]["age"], facts["changes"]["since"]) == ("", None, None)
 
 
 def reported(
@@ -210,7 +197,8 @@ def test_reports_of_all_domains_are_listed_the_newest_first(built: Path) -> None
         assert {run.notebook for run in listed} == {"05_report"}
         assert [run.id for run in listed] == sorted((run.id for run in listed), reverse=True)
         assert runs.reports(2) == listed[:2]
-        assert list(files) == ["report.html", "notebook.ipynb", "metrics.json"]
+        made = {"report.html", "notebook.ipynb", "metrics.json"}
+        assert set(files) - {"report.pdf"} == made  # where no browser is there is no PDF
         assert files["metrics.json"] == (listed[0].folder / "metrics.json").stat().st_size
 
 

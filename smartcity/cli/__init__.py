@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from smartcity import __version__, logs, settings
-from smartcity.cli import data, making, models, serving, store  # noqa: F401  # they join the app
+from smartcity.cli import data, kept, making, models, report, serving, store  # noqa: F401  # they join
 from smartcity.cli.common import app, err, out
 from smartcity.errors import SmartCityError, UsageError
 

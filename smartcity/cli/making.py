@@ -23,7 +23,7 @@ def run_notebook(
     """Run one notebook for one domain and keep its record under reports/runs/."""
     from smartcity import reporting
 
-    given = dict(map(_pair, parameter or []))
+    given = dict(map(pair, parameter or []))
     if "domain" in given:
         raise UsageError("The domain is given by --domain, not by -p domain.")
     run = reporting.run(notebook, {"domain": domain, **given})
@@ -40,7 +40,12 @@ def _say_refused(domain: str, version: str, reasons: Sequence[str]) -> None:
     err.print(said, highlight=False, markup=False)
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Take a parameter apart into name and value.
+
+    Raises:
+        UsageError: One of them is missing.
+    """
     name, _, value = text.partition("=")
     if not name or not value:
         raise UsageError(f"Parameter {name!r} has no value: write -p {name or 'NAME'} VALUE")

@@ -10,7 +10,8 @@ import ipywidgets as widgets
 
 from smartcity import domains, registry, runs
 from smartcity.dashboard import health
-from smartcity.dashboard.html import heading, moment, number, section, table, text
+from smartcity.dashboard.ask import Ask
+from smartcity.dashboard.html import heading, moment, number, problem, section, table, text
 from smartcity.dashboard.words import Words
 from smartcity.errors import SmartCityError
 from smartcity.predict import Predictors
@@ -20,7 +21,12 @@ from smartcity.runs import Run
 _MOST = 30
 _SIGNS = {"healthy": "✓", "partial": "⚠", "unhealthy": "✗", "unknown": "?"}
 #: What a file of a report is called, and whether it is read rather than kept.
-_FILES = {"report.html": "Open", "notebook.ipynb": "Notebook", "metrics.json": "Figures"}
+_FILES = {
+    "report.html": "Open",
+    "report.pdf": "PDF",
+    "notebook.ipynb": "Notebook",
+    "metrics.json": "Figures",
+}
 
 
 class Monitor:
@@ -43,7 +49,7 @@ class Monitor:
         again = widgets.Button(description=words.say("Check again"), layout=bare["layout"])
         again.on_click(lambda _: self.look())
         title = widgets.HTML(heading(words, "Reports & monitoring"), **bare)
-        self.children = [title, self._health, again, self._rest]
+        self.children = [title, self._health, again, self._rest, _form(words, bare)]
 
     def look(self) -> None:
         """Look at everything anew."""
@@ -56,6 +62,14 @@ class Monitor:
                 _reports(words),
             )
         )
+
+
+def _form(words: Words, bare: Mapping[str, Any]) -> widgets.Widget:
+    """Let a report be asked for, or say why that is not possible."""
+    try:
+        return Ask(words, layout=bare["layout"])
+    except SmartCityError as error:
+        return widgets.HTML(problem(words, "Make a report", str(error)), **bare)
 
 
 def _service(words: Words, now: health.Health) -> str:

@@ -1,25 +1,47 @@
 """Published files -> tidy readings: fetch, read, check row by row, simulate a demo city."""
 
+from smartcity.data import tables
 from smartcity.data.checks import check, clean, records, usable
+from smartcity.data.council import account, changed, compare, glance, learned_later, listed, quality
 from smartcity.data.files import Source, fetch, locate
-from smartcity.data.readings import Readings, read
+from smartcity.data.readings import Readings, moment, read, until
 from smartcity.data.simulate import simulate
-from smartcity.data.summary import by_hour_of_week, drift, latest, requests, summarise
+from smartcity.data.summary import (
+    by_hour,
+    by_hour_of_week,
+    drift,
+    latest,
+    periods,
+    requests,
+    summarise,
+)
 
 __all__ = [
     "Readings",
     "Source",
+    "account",
+    "by_hour",
     "by_hour_of_week",
+    "changed",
     "check",
     "clean",
+    "compare",
     "drift",
     "fetch",
+    "glance",
     "latest",
+    "learned_later",
+    "listed",
     "locate",
+    "moment",
+    "periods",
+    "quality",
     "read",
     "records",
     "requests",
     "simulate",
     "summarise",
+    "tables",
+    "until",
     "usable",
 ]

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -35,6 +35,41 @@ class Readings:
     def simulated(self) -> bool:
         """Whether any of it is the simulated demo city."""
         return any(source.simulated for source in self.sources)
+
+    def until(self, as_of: str) -> "Readings":
+        """Give what was known at a moment: nothing read later is checked, cleaned or shown.
+
+        Args:
+            as_of: A day, meaning its end, or a moment, ISO 8601; all readings when empty.
+
+        Raises:
+            DataError: The moment lies before the first reading.
+        """
+        frame = until(self.frame, as_of)
+        if frame["recorded_at"].isna().all():
+            raise DataError(
+                f"as_of is {as_of}, before the first reading of {self.domain.name!r}, "
+                f"{self.frame['recorded_at'].min():%Y-%m-%d %H:%M}. Give a later day, or none."
+            )
+        unreadable = self.unreadable[self.unreadable["row"].isin(frame.index)]
+        return replace(self, frame=frame, unreadable=unreadable)
+
+
+def moment(as_of: str) -> pd.Timestamp:
+    """Give the last instant a date speaks for: a day's end, or the moment itself."""
+    at = pd.Timestamp(as_of)
+    is_day = len(as_of) == len("2004-12-31")
+    return at + pd.Timedelta(days=1) - pd.Timedelta(microseconds=1) if is_day else at
+
+
+def until(frame: pd.DataFrame, as_of: str) -> pd.DataFrame:
+    """Cut off the rows after a moment.
+
+    Args:
+        frame: Rows with ``recorded_at``; one without a time goes with the row before it.
+        as_of: A day, meaning its end, or a moment, ISO 8601; all rows stay when empty.
+    """
+    return frame[~(frame["recorded_at"].ffill() > moment(as_of))] if as_of else frame
 
 
 def read(name: str, site: str = "main") -> Readings:

@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 
 from smartcity.domains import Domain
-from smartcity.errors import UsageError
+from smartcity.errors import DataError, UsageError
 from smartcity.registry import CardInput
 
 Standing = Literal["low", "usual", "high"]
 Trend = Literal["falling", "steady", "rising"]
 #: Days told one by one, and the share of the usual span below which a change is none.
 _DAYS, _STEADY = 14, 0.05
+#: Steps to midnight at which a reading is still the last of its day; some come a little late.
+_LATE = 1.5
 
 
 def summarise(domain: Domain, readings: pd.DataFrame, *, days: int) -> dict[str, Any]:
@@ -27,26 +29,29 @@ def summarise(domain: Domain, readings: pd.DataFrame, *, days: int) -> dict[str,
 
     Returns:
         ``from``, ``to`` (the station's clock), ``latest``, ``value`` (mean, or share of readings
-        at the two highest levels), ``before`` (the same for the period before; None if there is
-        none), ``readings``, ``missing_share`` and ``sentence``; ``daily`` (``day``, ``value``,
-        ``readings`` of the last days that have any), ``usual`` (``low`` to ``high``: where the days
-        so far lie but for the outermost tenths), ``standing`` and ``trend`` of the period; ``band``
-        (its most frequent level, or where it stands) and the ``advice`` that goes with it.
+        at the two highest levels), ``before`` (the same for the period before; None if that has
+        not half as many), ``readings``, ``missing_share`` and ``sentence``; ``daily`` (``day``,
+        ``value``, ``readings`` of the last days that have any), ``usual`` (``low`` to ``high``:
+        where the days so far lie but for the outermost tenths), ``standing`` and ``trend`` of the
+        period; ``band`` (its most frequent level, or where it stands) and the ``advice`` that goes
+        with it.
+
+    Raises:
+        DataError: The target was never read.
     """
-    _require_days(days)
+    now, ago = periods(domain, readings, days=days)
     times, target = readings["recorded_at"], readings[domain.target.name]
-    end, span = times[target.notna()].max(), pd.Timedelta(days=days)
-    period = target[(times > end - span) & (times <= end)]
-    earlier = target[(times > end - 2 * span) & (times <= end - span)].dropna()
+    period, earlier = now[domain.target.name], ago[domain.target.name].dropna()
     value, latest_value = _typical(domain, period.dropna()), float(period.iloc[-1])
-    before = _typical(domain, earlier) if len(earlier) else None
+    # A few hours are no period to compare one with.
+    before = _typical(domain, earlier) if 2 * len(earlier) >= period.count() else None
     days_so_far = _by_day(domain, times, target)
     low, high = _usual(days_so_far)
     stands = standing(value, low, high)
     band, advice = _advice(domain, period, stands)
     return {
-        "from": times[period.index[0]].isoformat(),
-        "to": end.isoformat(),
+        "from": now["recorded_at"].iloc[0].isoformat(),
+        "to": now["recorded_at"].iloc[-1].isoformat(),
         "latest": latest_value,
         "value": value,
         "before": before,
@@ -63,6 +68,39 @@ def summarise(domain: Domain, readings: pd.DataFrame, *, days: int) -> dict[str,
         "band": band,
         "advice": advice,
     }
+
+
+def periods(
+    domain: Domain, readings: pd.DataFrame, *, days: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cut out the last days, counted back from the newest reading of the target.
+
+    Where that is the last of its day, whole days are meant.
+
+    Args:
+        domain: The question.
+        readings: Clean readings, in time order.
+        days: Length of the period.
+
+    Returns:
+        The rows of the period, and of the same length before it; the latter may be none.
+
+    Raises:
+        DataError: The target was never read.
+    """
+    _require_days(days)
+    times, span = readings["recorded_at"], pd.Timedelta(days=days)
+    end = times[readings[domain.target.name].notna()].max()
+    if pd.isna(end):
+        raise DataError(
+            f"{domain.target.label} was not read once in {len(readings)} readings of "
+            f"{domain.name!r}. Give a later as_of, or look at: smartcity data check {domain.name}"
+        )
+    midnight = end.normalize() + pd.Timedelta(days=1)
+    if midnight - end <= _LATE * pd.Timedelta(minutes=domain.format.step_minutes):
+        end = midnight - pd.Timedelta(microseconds=1)
+    now = readings[(times > end - span) & (times <= end)]
+    return now, readings[(times > end - 2 * span) & (times <= end - span)]
 
 
 def standing(value: float, low: float, high: float) -> Standing:
@@ -172,21 +210,35 @@ def by_hour_of_week(readings: pd.DataFrame, column: str) -> list[list[float]]:
     return means.reindex(cells).to_numpy(dtype=float).reshape(7, 24).tolist()
 
 
-def _scored(domain: Domain, values: pd.Series) -> pd.Series:
+def by_hour(readings: pd.DataFrame, column: str) -> dict[str, list[float]]:
+    """Average a column over each hour of the day, on working days and at the weekend.
+
+    Returns:
+        24 hours for each of the two; NaN where nothing was read.
+    """
+    times = readings["recorded_at"].dt
+    names = {False: "Monday to Friday", True: "Saturday and Sunday"}
+    means = readings.groupby([times.day_of_week >= 5, times.hour])[column].mean()
+    cells = pd.MultiIndex.from_product([names, range(24)])
+    hours = means.reindex(cells).to_numpy(dtype=float).reshape(2, 24).tolist()
+    return dict(zip(names.values(), hours, strict=True))
+
+
+def scored(domain: Domain, values: pd.Series) -> pd.Series:
     """Give what is averaged: the values, or whether each is one of the two highest levels."""
     levels = domain.target.levels
     return (values >= len(levels) - 2).astype(float) if levels else values
 
 
 def _typical(domain: Domain, values: pd.Series) -> float:
-    return float(_scored(domain, values).mean())
+    return float(scored(domain, values).mean())
 
 
 def _by_day(domain: Domain, times: pd.Series, target: pd.Series) -> pd.DataFrame:
     """Average each day that has readings, and count them."""
     known = target.dropna()
     days: pd.DataFrame = (
-        _scored(domain, known).groupby(times[known.index].dt.date).agg(["mean", "size"])
+        scored(domain, known).groupby(times[known.index].dt.date).agg(["mean", "size"])
     )
     return days
 
@@ -219,7 +271,7 @@ def _sentence(domain: Domain, value: float, before: float | None, days: int) -> 
         )
         size = f"{abs(change):.2f}"
     if before is None:
-        return f"{said}; there are no earlier days to compare with."
+        return f"{said}; there are too few earlier days to compare with."
     if not float(size):
         return f"{said}, as much as in the {days} days before."
     side = "more" if change > 0 else "less"

@@ -1,21 +1,17 @@
 """Search, fit, export, describe on a card, judge: how a version comes to be."""
 
 import io
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.covariance import EmpiricalCovariance
 
-from smartcity import domains, features, registry
+from smartcity import domains, features, lineage, registry
 from smartcity.errors import ModelError
 from smartcity.modelling import conformal, evaluation
 from smartcity.modelling.candidates import SPECIFIED, candidates, make
@@ -250,11 +246,8 @@ def draft(trained: Trained, *, run: str, serving: Card | None = None) -> Card:
         novelty=_novelty(dataset),
         answers=_answers(dataset),
         data=_lineage(dataset),
-        environment={
-            "python": platform.python_version(),
-            "packages": {name: version(name) for name in _PACKAGES},
-        },
-        git=_git(),
+        environment=lineage.environment(_PACKAGES),
+        git=lineage.git(),
         run=run,
     )
 
@@ -386,24 +379,3 @@ def _lineage(dataset: Dataset) -> dict[str, Any]:
         "licence": "free, as made up" if simulated else dataset.domain.licence,
         "source": "the simulated demo city" if simulated else dataset.domain.source,
     }
-
-
-def _git() -> dict[str, Any]:
-    """Name the commit the model was made from, as far as there is one."""
-
-    def ask(*words: str) -> str | None:
-        try:
-            answer = subprocess.run(
-                ["git", *words],
-                cwd=Path(__file__).parent,
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=10,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return answer.stdout.strip()
-
-    changes = ask("status", "--porcelain")
-    return {"commit": ask("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}

@@ -195,6 +195,12 @@ class Predictor:
         """The questions about later this version answers."""
         return [f for f in self.domain.forecasts if f.name in self.card.parts]
 
+    @property
+    def reach(self) -> timedelta:
+        """How far back recent readings must reach for every one of ``forecasts``."""
+        back = (self.card.parts[f.name].view.history for f in self.forecasts)
+        return timedelta(minutes=max(back, default=0)) * REACH
+
     def check(self, row: Mapping[str, object]) -> dict[str, Any]:
         """Check one row of inputs.
 

@@ -1,6 +1,21 @@
-"""Run a notebook, keep its record, and build everything that is not up to date."""
+"""Run notebooks, on schedule too; keep, show, deliver and check what they make.
 
-from smartcity.reporting.build import Step, build
-from smartcity.reporting.runner import run
+What runs notebooks is imported when it is first asked for: the scheduler looks twice a minute
+whether anything is due, and mostly nothing is.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smartcity.reporting.chain import Step, build
+    from smartcity.reporting.runner import run
 
 __all__ = ["Step", "build", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = "runner" if name == "run" else "chain"
+    return getattr(import_module(f"{__name__}.{room}"), name)

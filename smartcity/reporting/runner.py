@@ -3,56 +3,41 @@
 import hashlib
 import json
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-import nbformat
-import papermill
-from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
-
 from smartcity import (
     __version__,
     atomic,
-    charts,
     data,
     domains,
-    errors,
+    lineage,
     logs,
+    parameters,
     registry,
     runs,
     settings,
 )
-from smartcity.errors import ModelError, RunError, UsageError, unknown
-from smartcity.reporting import page, parameters
+from smartcity.data import Source
+from smartcity.errors import DataError, ModelError, RunError, SmartCityError
+from smartcity.reporting import crate, execution, index, page, pdf, scrub
+from smartcity.reporting.execution import Progress
+from smartcity.reporting.ticket import Ticket
 from smartcity.runs import Run
 
 log = logs.get(__name__)
 
-Progress = Callable[[int, int], None]
 #: The rooms whose code decides what a notebook shows; a change there makes runs stale.
 _MAKING = ("domains/*.py", "data/*.py", "modelling/*.py", "features.py", "charts.py")
-
-
-def find(name: str) -> Path:
-    """Find a notebook by its name, with or without number and ending.
-
-    Raises:
-        UsageError: There is none; the message lists those there are.
-    """
-    notebooks = sorted(settings.current().notebooks.glob("[0-9][0-9]_*.ipynb"))
-    wanted = Path(name).name.removesuffix(".ipynb")
-    for path in notebooks:
-        if wanted in {path.stem, path.stem[3:]}:
-            return path
-    if not notebooks:
-        raise UsageError(f"There are no notebooks in {settings.current().notebooks}.")
-    raise unknown("notebook", name, [path.stem for path in notebooks])
+#: Whose versions a record names.
+_PACKAGES = ("numpy", "pandas", "scikit-learn", "onnxruntime", "plotly")
+#: What is made for the council: without code, with a document to print.
+COUNCIL = "05_report"
 
 
 def fingerprint(notebook: Path, values: Mapping[str, Any]) -> str:
@@ -67,7 +52,7 @@ def fingerprint(notebook: Path, values: Mapping[str, Any]) -> str:
     package = Path(__file__).parents[1]
     for path in [notebook, *(p for room in _MAKING for p in sorted(package.glob(room)))]:
         digest.update(path.read_bytes())
-    for source in data.locate(domain, values.get("site", "main")):
+    for source in sources(notebook, values):
         digest.update(f"{source.path.name} {source.sha256} {source.simulated}".encode())
     text = notebook.read_text(encoding="utf-8")
     if "registry" in text or "Predictor" in text:  # it reads the served model
@@ -82,140 +67,218 @@ def _served(domain: str) -> str | None:
         return None
 
 
+def sources(notebook: Path, values: Mapping[str, Any]) -> list[Source]:
+    """List the files a run reads: its question's, and the others' where it glances at them.
+
+    Raises:
+        DataError: Its question's are missing.
+    """
+    asked = domains.load(values["domain"])
+    found = data.locate(asked, values.get("site", "main"))
+    if "data.glance" in notebook.read_text(encoding="utf-8"):
+        for other in domains.load_all().values():
+            if other.name != asked.name:
+                with suppress(DataError):  # the report says so itself
+                    found = [*found, *data.locate(other)]
+    return found
+
+
+def _named(as_of: str, started: datetime) -> str:
+    """Name a run after the moment it speaks for, so that names sort as its readers would."""
+    moment = f"{started:%Y%m%dT%H%M%SZ}"
+    if as_of:
+        day = datetime.fromisoformat(as_of)
+        end = day.replace(hour=23, minute=59, second=59) if "T" not in as_of else day
+        moment = f"{end:%Y%m%dT%H%M%SZ}"
+    return f"{moment}-{token_hex(3)}"
+
+
+def _filled(notebook: Path, values: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """Give what is known only when a run starts, as far as the notebook asks for it."""
+    domain = values["domain"]
+    before = runs.before(notebook.stem, domain, run_id, values) if "previous" in values else None
+    known = {
+        "run_id": run_id,
+        "version": values.get("version") or _served(domain) or "",
+        "previous": json.dumps(before) if before else "",
+    }
+    return {name: value for name, value in known.items() if name in values}
+
+
 def run(
-    name: str, given: Mapping[str, object], *, progress: Progress = lambda done, cells: None
+    name: str,
+    given: Mapping[str, object],
+    *,
+    ticket: Ticket = Ticket(),
+    progress: Progress = lambda done, cells: None,
 ) -> Run:
     """Run a notebook and keep its record.
 
     Args:
         name: The notebook.
         given: Its parameters, ``domain`` among them.
+        ticket: What a schedule adds.
         progress: Called with (cells done, cells in all).
 
     Returns:
         The record of the run, which succeeded.
 
     Raises:
-        UsageError: No such notebook, parameter or domain, or a wrong type; nothing was started.
+        UsageError: No such notebook, parameter or domain, or a wrong value; nothing was started.
         DataError: The readings are missing; nothing was started.
-        RunError: A cell failed; the record is kept and named.
+        RunError: A cell failed, or readings are missing on schedule; the record is kept and named.
         StorageError: The record cannot be kept.
     """
-    notebook = find(name)
-    started = datetime.now(UTC)
-    run_id = f"{started:%Y%m%dT%H%M%SZ}-{token_hex(3)}"
+    notebook = parameters.find(name)
     values = parameters.check(notebook, given)
-    domain = domains.load(str(values.get("domain", "")))
-    values["domain"] = domain.name
-    digest = fingerprint(notebook, values)
-    if "run_id" in values:
-        values["run_id"] = run_id
-    sources = data.locate(domain, values.get("site", "main"))
-    clock, served = time.monotonic(), False
-    with atomic.storage(settings.current().reports):
-        settings.current().reports.mkdir(parents=True, exist_ok=True)
-        home = Path(tempfile.mkdtemp(prefix=".running-", dir=settings.current().reports))
+    values["domain"] = domains.load(str(values.get("domain", ""))).name
+    started = datetime.now(UTC)
+    run_id = ticket.id or _named(values.get("as_of", ""), started)
     try:
-        failure = _execute(notebook, home / "notebook.ipynb", values, progress)
-        summaries = _extract(home) if failure is None else []
-        made = registry.of_run(domain.name, run_id)
-        gate = registry.card(domain.name, made).gate if made and not failure else None
-        record = Run(
-            id=run_id,
-            notebook=notebook.stem,
-            domain=domain.name,
-            parameters=values,
-            status="failed" if failure else "succeeded",
-            started_at=started.isoformat(timespec="seconds"),
-            seconds=round(time.monotonic() - clock, 2),
-            fingerprint=digest,
-            inputs=[source.record() for source in sources],
-            simulated=any(source.simulated for source in sources),
-            model_version=made if made and not failure else _served(domain.name),
-            refused=gate.reasons if gate else [],
-            smartcity=__version__,
-            error=failure,
-            summaries=summaries,
-        )
-        page.write(home / "notebook.ipynb", home / "report.html", record)
-        runs.keep(record, home)
-        if made and not failure:
-            served = True  # or refused by its gate: then it stays, to be looked at
-            if record.refused:
-                log.warning("model not served", domain=domain.name, reasons=record.refused)
-            else:
-                registry.promote(domain.name, made)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-        # What a failed run published was never served, and goes.
-        if not served and (made := registry.of_run(domain.name, run_id)):
-            registry.discard(domain.name, made)
-    if failure:
-        log.error("run failed", run=run_id, notebook=notebook.stem, domain=domain.name, **failure)
-        raise RunError(
-            f"{notebook.stem} for {domain.name!r} failed in cell {failure['cell']}: "
-            f"{failure['message'].rstrip('.')}. Nothing was published. "
-            f"The run is kept in {record.folder}; open report.html there."
-        )
-    log.info("run finished", run=run_id, notebook=notebook.stem, domain=domain.name)
+        digest, read = fingerprint(notebook, values), sources(notebook, values)
+    except DataError as error:
+        if not ticket.report:
+            raise
+        # Nobody sits there to read it: it is kept, and told like any other failure.
+        record = _record(notebook, values, run_id, started, [], ticket)
+        fault = {"cell": 0, "error": "DataError", "message": str(error)}
+        record = record.model_copy(update={"error": scrub.cleaner().clean(fault)})
+        with _scratch() as home:
+            shutil.copyfile(notebook, home / "notebook.ipynb")
+            record = _keep(record, home, ticket)
+    else:
+        values |= _filled(notebook, values, run_id)
+        record = _record(notebook, values, run_id, started, read, ticket)
+        record = record.model_copy(update={"fingerprint": digest})
+        record = _started(notebook, record, ticket, progress)
+    _tell(record)
     return record
 
 
-def _execute(
-    notebook: Path, copy: Path, values: dict[str, Any], progress: Progress
-) -> dict[str, Any] | None:
-    """Run all cells; give what failed, or None. The copy holds all that was run either way."""
-    cells = len(nbformat.read(notebook, as_version=4).cells) + 1
-    done = 0
-
-    def report(**_: object) -> None:
-        nonlocal done
-        done += 1
-        progress(min(done, cells), cells)
-
-    # The kernel listens on files in a private folder: no ports to collide, nobody else can read.
-    sockets = tempfile.TemporaryDirectory(prefix="smartcity-")
-    transport = {"transport": "ipc", "ip": f"{sockets.name}/kernel"}
+def _started(notebook: Path, record: Run, ticket: Ticket, progress: Progress) -> Run:
+    """Run the notebook, keep the record, and serve what it published."""
+    domain, kept = record.domain, False
+    clock = time.monotonic()
     try:
-        with sockets, atomic.storage(copy):
-            papermill.execute_notebook(
-                str(notebook),
-                str(copy),
-                parameters=values,
-                kernel_name="python3",
-                progress_bar=False,
-                log_output=False,
-                on_cell_executed=report,
-                config=Config({"KernelManager": transport}),
-                # A kernel that is told to stop calls that an error; real ones come as messages.
-                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+        with _scratch() as home:
+            failure = execution.execute(
+                notebook, home, record.parameters, seconds=ticket.seconds, progress=progress
             )
-    except PapermillExecutionError as error:
-        message = error.evalue if hasattr(errors, error.ename) else f"{error.ename}: {error.evalue}"
-        return {"cell": error.exec_count, "error": error.ename, "message": message}
-    except RuntimeError as error:  # the kernel did not start, or died under a cell
-        return {"cell": done + 1, "error": type(error).__name__, "message": f"Kernel lost: {error}"}
-    return None
+            made = None if failure else registry.of_run(domain, record.id)
+            done = {
+                "status": "failed" if failure else "succeeded",
+                "error": failure,
+                "summaries": [] if failure else execution.summaries(home),
+                "seconds": round(time.monotonic() - clock, 2),
+                "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            done |= _published(domain, made) if made else {}
+            record = _keep(record.model_copy(update=done), home, ticket)
+        kept = not failure  # refused by its gate or not: then it stays, to be looked at
+        if made and not record.refused:
+            registry.promote(domain, made)
+    finally:
+        # What a failed run published was never served, and goes.
+        if not kept and (made := registry.of_run(domain, record.id)):
+            registry.discard(domain, made)
+    return record
 
 
-def _extract(home: Path) -> list[str]:
-    """Take the charts and facts out of an executed notebook; give the charts' summaries."""
-    executed = nbformat.read(home / "notebook.ipynb", as_version=4)
-    outputs = [
-        output["data"]
-        for cell in executed.cells
-        for output in cell.get("outputs", [])
-        if "data" in output
-    ]
-    drawn = [data[charts.MIME] for data in outputs if charts.MIME in data]
-    drawn = [chart for chart in drawn if "name" in chart["layout"].get("meta", {})]
-    named = {
-        chart["layout"]["meta"]["name"]: {"data": chart["data"], "layout": chart["layout"]}
-        for chart in drawn
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """Give a folder to fill, and remove what killed runs left of theirs."""
+    reports = settings.current().reports
+    atomic.sweep(reports, ".running-*")
+    with atomic.scratch(".running-", reports) as home:
+        yield home
+
+
+def _record(
+    notebook: Path,
+    values: dict[str, Any],
+    run_id: str,
+    started: datetime,
+    read: list[Source],
+    ticket: Ticket,
+) -> Run:
+    """Write down what a run is made from, and by what."""
+    at = started.isoformat(timespec="seconds")
+    served = values.get("version") or _served(values["domain"])
+    return Run(
+        id=run_id,
+        notebook=notebook.stem,
+        domain=values["domain"],
+        parameters=values,
+        status="failed",
+        started_at=at,
+        ended_at=at,
+        seconds=0,
+        fingerprint="",
+        inputs=[source.record() for source in read],
+        simulated=any(source.simulated for source in read),
+        model_version=served,
+        smartcity=__version__,
+        report=ticket.report,
+        attempt=ticket.attempt,
+        code=code(notebook, values["domain"], served),
+        git=lineage.git(),
+        machine=lineage.machine() | lineage.environment(_PACKAGES),
+        seed=values.get("seed"),
+    )
+
+
+def code(notebook: Path, domain: str, version: str | None) -> dict[str, str | None]:
+    """Give the sha256 of what decides a run's figures beside its inputs; see ``Run.code``."""
+    sums = settings.current().models / domain / str(version) / registry.SUMS
+    return {
+        "notebook": lineage.digest(notebook),
+        "model": lineage.digest(sums),
+        "lock": lineage.lock(),
     }
-    facts = [data["application/json"] for data in outputs if "application/json" in data]
-    with atomic.storage(home):
-        (home / "figures.json").write_text(json.dumps(named), encoding="utf-8")
-        if facts:
-            (home / "metrics.json").write_text(json.dumps(facts[-1], indent=2), encoding="utf-8")
-    return [chart["layout"]["meta"]["summary"] for chart in named.values()]
+
+
+def _published(domain: str, version: str) -> dict[str, Any]:
+    """Give what a record says of the version its run made."""
+    gate = registry.card(domain, version).gate
+    return {"model_version": version, "refused": gate.reasons if gate else []}
+
+
+def _keep(record: Run, home: Path, ticket: Ticket) -> Run:
+    """Make of an executed notebook what people open, and put all of it in its place."""
+    page.write(home / "notebook.ipynb", home / "report.html", record)
+    if record.notebook == COUNCIL and record.status == "succeeded":
+        why_not = pdf.write(home / "report.html", home / "report.pdf")
+        if why_not:
+            log.warning("report without PDF", run=record.id, reason=why_not)
+    made = {path.name: str(lineage.digest(path)) for path in sorted(home.iterdir())}
+    record = record.model_copy(update={"outputs": made})
+    crate.write(record, domains.load(record.domain), home)
+    ticket.confirm()
+    runs.keep(record, home)
+    return record
+
+
+def _tell(record: Run) -> None:
+    """Bring the index up to date and say how it went.
+
+    Raises:
+        RunError: It failed.
+    """
+    try:
+        index.write()
+    except SmartCityError as error:  # the run is kept all the same
+        log.warning("index not written", error=str(error))
+    named = {"run": record.id, "notebook": record.notebook, "domain": record.domain}
+    if record.refused:
+        log.warning("model not served", **named, reasons=record.refused)
+    if not record.error:
+        log.info("run finished", **named)
+        return
+    log.error("run failed", **named, **record.error)
+    where = f" in cell {record.error['cell']}" if record.error["cell"] else ""
+    raise RunError(
+        f"{record.notebook} for {record.domain!r} failed{where}: "
+        f"{record.error['message'].rstrip('.')}. Nothing was published. "
+        f"The run is kept in {record.folder}; open report.html there.",
+        record.id,
+    )

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Date,
     DateTime,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     TypeDecorator,
+    UniqueConstraint,
     Uuid,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -134,4 +136,48 @@ spool_files = _table(
     "spool_files",
     Column("name", String(100), primary_key=True),
     Column("imported_bytes", BigInteger, nullable=False),
+)
+#: Up to when the times of a report are noted, and whether it rests.
+schedules = _table(
+    "schedules",
+    Column("report", String(100), primary_key=True),
+    Column("since", UtcDateTime, nullable=False),
+    Column("paused", Boolean, nullable=False),
+)
+#: What became of each time a report was due; who is at it holds a lease.
+due_runs = _table(
+    "due_runs",
+    Column("report", String(100), primary_key=True),
+    Column("as_of", UtcDateTime, primary_key=True),
+    Column("parameters", String(64), primary_key=True),  # digest of notebook, domain and values
+    Column("notebook", String(100), nullable=False),
+    Column("domain", String(50), nullable=False),
+    Column("given", _JSON, nullable=False),
+    Column("state", String(20), nullable=False, index=True),
+    Column("attempts", Integer, nullable=False),
+    Column("owner", String(200)),
+    Column("lease_until", UtcDateTime),
+    Column("next_at", UtcDateTime),
+    Column("run_id", String(100)),
+    Column("reason", String),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+#: Messages about runs: those that wait, and what became of the others.
+deliveries = _table(
+    "deliveries",
+    Column("id", _NUMBER, primary_key=True),
+    Column("run_id", String(100), nullable=False),
+    Column("report", String(100), nullable=False),
+    Column("channel", String(20), nullable=False),
+    Column("target", String(500), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("content", _JSON, nullable=False),  # what it says, as it was when it was queued
+    Column("state", String(20), nullable=False, index=True),
+    Column("attempts", Integer, nullable=False),
+    Column("owner", String(200)),
+    Column("lease_until", UtcDateTime),
+    Column("next_at", UtcDateTime),
+    Column("reason", String),
+    Column("updated_at", UtcDateTime, nullable=False),
+    UniqueConstraint("run_id", "channel", "target"),
 )

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from smartcity import registry, runs, settings
+from smartcity import parameters, registry, runs, settings
 from smartcity.errors import SmartCityError
-from smartcity.reporting import parameters, runner
+from smartcity.reporting import runner
 from smartcity.runs import Run
 
 #: Explore, train, evaluate, report: each domain's chain.
@@ -68,7 +68,7 @@ def _chain(domain: str, notebooks: Sequence[str], progress: Progress, *, quick: 
 
 
 def _step(domain: str, notebook: str, progress: Progress, *, quick: bool) -> Step:
-    path = runner.find(notebook)
+    path = parameters.find(notebook)
     given: dict[str, object] = {"domain": domain}
     wanted = {runner.fingerprint(path, parameters.check(path, given))}
     if quick and notebook == "02_train":
