@@ -61,6 +61,7 @@ bench: setup-dev  ## Measure what benchmarks/ measures, as ratios in one run
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq wrk >/dev/null; } || true
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/files.py
+	$(BIN)/python benchmarks/nightly.py
 	$(BIN)/python benchmarks/pages.py
 
 lock: setup-dev  ## Pin the newest dependencies that work together

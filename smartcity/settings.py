@@ -57,6 +57,31 @@ class Settings(BaseSettings):
         pattern=r"^(https?://\S+)?$",
         description="Where the dashboard asks the API how it is; host and port when left out",
     )
+    public_url: str = Field(
+        default="https://localhost:8443",
+        pattern=r"^https://[\w.-]+(:\d{1,5})?$",
+        description="Where people open the city: nginx's name and port, as in `https://a.city`",
+    )
+    http_port: int = Field(
+        default=8080, ge=1, le=65535, description="Port on which nginx sends people on to HTTPS"
+    )
+    certificate: Path | None = Field(
+        default=None, description="File with nginx's certificate and those that vouch for it"
+    )
+    certificate_key: Path | None = Field(
+        default=None, description="File with the certificate's private key"
+    )
+    api_backends: str = Field(
+        default="",
+        pattern=r"^([\w.-]+:\d+ *)*$",
+        description="APIs behind nginx, as in `127.0.0.1:8000 127.0.0.1:8001`; host and port when "
+        "left out",
+    )
+    dashboard_backends: str = Field(
+        default="",
+        pattern=r"^([\w.-]+:\d+ *)*$",
+        description="Dashboards behind nginx; host and port when left out",
+    )
     jobs: int = Field(
         default=2, ge=1, le=256, description="Notebooks run, and models fitted, at the same time"
     )
@@ -114,6 +139,7 @@ class Settings(BaseSettings):
     )
     dashboard_user_header: str = Field(
         default="",
+        pattern=r"^[\w-]*$",
         description="Header in which a proxy names the visitor; who comes without it is refused",
     )
     dashboard_base_url: str = Field(
@@ -147,9 +173,18 @@ class Settings(BaseSettings):
         pattern=r"^(https?://\S+)?$",
         description="Where people open the reports folder; messages link there when it is known",
     )
+    backup_repository: SecretStr | None = Field(
+        default=None,
+        description="Where backups go: a folder, or what restic calls a repository, as in "
+        "`sftp:user@host:/folder` or `s3:https://host/bucket`",
+    )
+    backup_password: SecretStr | None = Field(
+        default=None, description="Encrypts the backups; without it none can be read again"
+    )
 
     @field_validator(
-        "datasets", "demo", "notebooks", "models", "reports", "logs", "state", "domains"
+        *("datasets", "demo", "notebooks", "models", "reports", "logs", "state", "domains"),
+        *("certificate", "certificate_key"),
     )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:

@@ -5,16 +5,19 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from smartcity import logs, settings
-from smartcity.errors import SmartCityError, UsageError
+from smartcity import domains, logs, registry, settings
+from smartcity.errors import ModelError, SmartCityError, StorageError, UsageError
 
 log = logs.get(__name__)
 
@@ -22,6 +25,12 @@ log = logs.get(__name__)
 START_SECONDS = 90
 #: Pause between two rounds of ``smartcity report due``.
 ROUND_SECONDS = 30
+#: Longest everything together may take to end; what has not ended by then is killed.
+STOP_SECONDS = 25
+#: A server that ends so many times in a row, within so many seconds each, is given up.
+_DEATHS, _WITHIN = 5, 60.0
+#: Names the process a command of ours belongs to.
+_PARENT = "SMARTCITY_STACK"
 
 
 def require_free(port: int, variable: str) -> None:
@@ -42,22 +51,41 @@ def require_free(port: int, variable: str) -> None:
             ) from None
 
 
-def up(
-    say: Callable[[str], None],
-    *,
-    meanwhile: Callable[[], None] = lambda: None,
-    afterwards: Sequence[Sequence[str]] = (),
-) -> None:
-    """Run the API and the dashboard until stopped.
-
-    Args:
-        say: Told the two addresses once they answer.
-        meanwhile: Done while the servers start; they follow the models it publishes.
-        afterwards: Commands of ours to run beside them once they answer, one after the other.
+def require_writable(folder: Path, variable: str) -> None:
+    """Make sure a folder can be written, or made where it is not there yet; nothing is left.
 
     Raises:
-        SmartCityError: A port is taken, or a server did not start or died.
+        StorageError: It cannot.
     """
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b".")
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {folder}: {error.strerror}. Free some space, mend its permissions, or "
+            f"name another folder: {variable}=..."
+        ) from None
+
+
+def stay_with_parent() -> None:
+    """End in order once the stack this process was started by is gone, killed or not."""
+    parent = os.environ.pop(_PARENT, "")  # what this process starts is its own business
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(0.5)
+        log.error("the stack is gone; ending")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP_SECONDS)
+        os._exit(1)
+
+    if parent:
+        threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _require_all(say: Callable[[str], None], *, building: bool) -> None:
+    """Make sure, before anything starts, that ports, folders and models are what they must be."""
     known = settings.current()
     if known.api_port == known.dashboard_port:
         raise UsageError(
@@ -66,6 +94,42 @@ def up(
         )
     require_free(known.api_port, "SMARTCITY_API_PORT")
     require_free(known.dashboard_port, "SMARTCITY_DASHBOARD_PORT")
+    for name in ("state", "reports", *["models"][:building]):
+        require_writable(getattr(known, name), f"SMARTCITY_{name.upper()}")
+    lacking = []
+    for name in domains.load_all():
+        try:
+            registry.current(name)
+        except ModelError as error:
+            lacking.append(str(error))
+    if not building:
+        if lacking and len(lacking) == len(domains.load_all()):
+            raise ModelError(f"{lacking[0]} For all of them: smartcity up --build")
+        for reason in lacking:
+            say(reason)
+
+
+def up(
+    say: Callable[[str], None],
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+    afterwards: Sequence[Sequence[str]] = (),
+) -> None:
+    """Run the API and the dashboard until stopped.
+
+    A server that ends is started again; all of them end with this process, however it does.
+
+    Args:
+        say: Told the two addresses once they answer, and what ends by itself.
+        meanwhile: Done while the servers start; they follow the models it publishes.
+        afterwards: Commands of ours to run beside them once they answer, one after the other.
+
+    Raises:
+        SmartCityError: A port is taken, a folder cannot be written, there is no model, or a server
+            did not start or died again and again.
+    """
+    known = settings.current()
+    _require_all(say, building=bool(afterwards))
     # Not the page itself: whoever fetches that takes a kernel.
     page = f"{known.dashboard_port}{known.dashboard_base_url}"
     checks = {
@@ -80,14 +144,50 @@ def up(
         say(f"API        http://localhost:{known.api_port}  (docs: /api/docs)")
         with suppress(KeyboardInterrupt):  # once they serve, to be stopped is no failure
             waiting = [list(words) for words in afterwards]
-            next_round = 0.0
-            while all(server.poll() is None for name, server in servers.items() if name in checks):
+            next_round, watches = 0.0, [_Watch(name) for name in checks]
+            while True:
+                for watch in watches:
+                    watch.look(servers, say)
                 _go_on(servers, waiting, say)
                 if known.scheduler and not waiting:
                     next_round = _make_reports(servers, next_round)
                 time.sleep(0.5)
-            died = [name for name in checks if servers[name].poll() is not None]
-            raise SmartCityError(f"smartcity {died[0]} stopped; the log tells more: {known.logs}")
+
+
+@dataclass
+class _Watch:
+    """Starts one of the servers again whenever it has ended, after longer and longer pauses."""
+
+    name: str
+    deaths: int = 0
+    begun: float = field(default_factory=time.monotonic)
+    again_at: float | None = None
+
+    def look(self, servers: dict[str, subprocess.Popen[bytes]], say: Callable[[str], None]) -> None:
+        """Note that the server ended, or start it again when its pause is over.
+
+        Raises:
+            SmartCityError: It ended again and again.
+        """
+        now, code = time.monotonic(), servers[self.name].poll()
+        if code is None:
+            return
+        if self.again_at is None:
+            self.deaths = self.deaths + 1 if now - self.begun < _WITHIN else 1
+            how = f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"({code})"
+            told = f"smartcity {self.name} ended {how}; see {settings.current().logs}."
+            if self.deaths == _DEATHS:
+                raise SmartCityError(
+                    f"{told} It did so {_DEATHS} times, each within {_WITHIN:g} s of its start, so "
+                    "it is not started any more. Find out what is wrong: smartcity doctor"
+                )
+            pause = 0.5 * 2 ** (self.deaths - 1)
+            self.again_at = now + pause
+            log.error("server ended; starting it again", server=self.name, code=code, pause=pause)
+            say(f"{told} It is started again in {pause:g} s.")
+        elif now >= self.again_at:
+            self.begun, self.again_at = now, None
+            _start(servers, [self.name])
 
 
 def _go_on(
@@ -135,13 +235,17 @@ def _servers(names: list[str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
             _start(servers, [name])
         yield servers
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # asked again, it would leave them behind
+        deadline = time.monotonic() + STOP_SECONDS
         for server in servers.values():
             server.terminate()
-        for server in servers.values():
+        for name, server in servers.items():
             try:
-                server.wait(timeout=25)
+                server.wait(timeout=max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
+                log.warning("server did not end in time; killed", server=name, seconds=STOP_SECONDS)
                 server.kill()
+                server.wait()
         signal.signal(signal.SIGTERM, before)
 
 
@@ -154,7 +258,7 @@ def _start(
             [sys.executable, "-m", "smartcity", *words],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ,
+            env=os.environ | {_PARENT: str(os.getpid())},
         )
     return servers[words[0]]
 

@@ -32,6 +32,8 @@ ROOMS = [
     "dashboard",
     "api",
     "stack",
+    "backup",
+    "doctor",
     "cli",
 ]
 #: Pairs that may not know each other although the order would allow it.
@@ -42,6 +44,7 @@ STRANGERS = {
     "dashboard": {"data", "modelling", "charts", "reporting"},
     "api": {"data", "modelling", "charts", "reporting", "dashboard", "runs"},
     "stack": {"data", "modelling", "charts", "reporting"},
+    "backup": {"data", "modelling", "charts", "reporting", "dashboard", "api", "stack"},
 }
 #: Library -> the rooms it is at home in.
 HOMES = {
@@ -153,7 +156,7 @@ def code_lines(path: Path) -> int:
 def test_the_package_stays_small() -> None:
     sizes = {path: code_lines(path) for path in PACKAGE.rglob("*.py")}
 
-    assert sum(sizes.values()) <= 14200
+    assert sum(sizes.values()) <= 15050
     assert max(sizes.values()) <= 420
 
 

@@ -73,7 +73,7 @@ def test_a_setting_that_does_not_fit_is_named(home: Path) -> None:
 
 def test_a_relative_setting_means_the_same_everywhere(city: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "smartcity", "doctor", "--json"],
+        [sys.executable, "-m", "smartcity", "doctor", "--settings", "--json"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -97,8 +97,8 @@ class Guard:
             UsageError: A limit or the address of Redis cannot be read.
         """
         self._is_closed = known.require_key
-        self._per_address = _rate("SMARTCITY_RATE_LIMIT", known.rate_limit)
-        self._per_key = _rate("SMARTCITY_KEY_RATE_LIMIT", known.key_rate_limit)
+        self._per_address = rate("SMARTCITY_RATE_LIMIT", known.rate_limit)
+        self._per_key = rate("SMARTCITY_KEY_RATE_LIMIT", known.key_rate_limit)
         url = known.redis_url.get_secret_value() if known.redis_url else ""
         self._limiter: _Limiter = _Shared(url) if url else _Own()
         self._keys: LRUCache[bytes, tuple[float, Key | None]] = LRUCache(10_000)
@@ -165,7 +165,16 @@ class Guard:
         return key
 
 
-def _rate(name: str, text: str) -> RateLimitItem | None:
+def rate(name: str, text: str) -> RateLimitItem | None:
+    """Read a limit; None for ``off``.
+
+    Args:
+        name: The setting's, for the message.
+        text: As in ``600/minute``.
+
+    Raises:
+        UsageError: It is no limit.
+    """
     if text == "off":
         return None
     try:

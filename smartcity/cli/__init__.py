@@ -1,5 +1,6 @@
 """Thin commands: each calls one function and prints one result."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -7,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from smartcity import __version__, logs, settings
-from smartcity.cli import data, kept, making, models, report, serving, store  # noqa: F401  # they join
+from smartcity.cli import backup, data, kept, making, models, proxy, report, serving, store  # noqa: F401  # they join
 from smartcity.cli.common import app, err, out
 from smartcity.errors import SmartCityError, UsageError
 
@@ -26,6 +27,10 @@ def main() -> NoReturn:
         known = settings.current()
         known.export()
         logs.configure()
+        if "SMARTCITY_STACK" in os.environ:
+            from smartcity import stack
+
+            stack.stay_with_parent()
         app(_join_pairs(sys.argv[1:]))
     except UsageError as error:
         _stop(str(error), 2)

@@ -152,18 +152,31 @@ def up(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Print the settings and where each came from."""
-    known = settings.current()
-    rows = [
-        {
-            "setting": f"SMARTCITY_{name.upper()}",
-            "value": "" if getattr(known, name) is None else str(getattr(known, name)),
-            "from": "environment" if known.origin(name) != "default" else "default",
-            "about": field.description,
-        }
-        for name, field in type(known).model_fields.items()
-    ]
-    header = ["setting", "value", "from", "about"]
+def doctor(
+    only_settings: Annotated[
+        bool, typer.Option("--settings", help="Print the settings instead, and where each is from")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check this installation, and say of each fault what to do; exit code 1 if there is any."""
     title = f"SmartCity {__version__}, Python {sys.version.split()[0]}"
+    if only_settings:
+        known = settings.current()
+        rows = [
+            {
+                "setting": f"SMARTCITY_{name.upper()}",
+                "value": "" if getattr(known, name) is None else str(getattr(known, name)),
+                "from": "environment" if known.origin(name) != "default" else "default",
+                "about": field.description,
+            }
+            for name, field in type(known).model_fields.items()
+        ]
+    else:
+        from smartcity.doctor import examine
+
+        rows = [dataclasses.asdict(check) for check in examine()]
+    header = list(rows[0])
     show(rows, as_json, lambda: table(title, header, [[r[h] for h in header] for r in rows]))
+    problems = [str(row["check"]) for row in rows if row.get("state") == "problem"]
+    if problems:
+        raise SmartCityError(f"{len(problems)} problem(s): {', '.join(problems)}")

@@ -16,7 +16,7 @@ from smartcity.errors import ModelError
 STATIC = Path(__file__).parent / "share" / "voila" / "templates" / "smartcity" / "static"
 _STYLE = STATIC / "page.css"
 _BUSY = (
-    "All seats are taken just now. These are the figures of the last reports; this page asks again "
+    "No seat is free just now. These are the figures of the last reports; this page asks again "
     "by itself."
 )
 #: Seconds after which a busy page asks again.

@@ -80,6 +80,11 @@ class _Browser:
         return dict(json.loads(message))
 
 
+def find() -> str | None:
+    """Name the browser that prints, if there is one."""
+    return next(filter(None, map(shutil.which, _NAMES)), None)
+
+
 def write(page: Path, target: Path, *, seconds: float = 60) -> str | None:
     """Print a page of ours into a PDF: A4, tagged, with an outline.
 
@@ -97,7 +102,7 @@ def write(page: Path, target: Path, *, seconds: float = 60) -> str | None:
     Raises:
         StorageError: It cannot be written.
     """
-    browser = next(filter(None, map(shutil.which, _NAMES)), None)
+    browser = find()
     if browser is None:
         return f"No PDF: none of {', '.join(_NAMES)} is on the PATH; install Chromium for one."
     try:

@@ -290,6 +290,17 @@ def paused() -> set[str]:
         return set(connection.scalars(select(schedules.c.report).where(schedules.c.paused)))
 
 
+def looked() -> dict[str, datetime]:
+    """Tell of each report when ``report due`` last looked for it.
+
+    Raises:
+        DatabaseError: The database is out of reach.
+    """
+    with transaction() as connection:
+        found = connection.execute(select(schedules.c.report, schedules.c.since))
+        return {row.report: row.since for row in found}
+
+
 def last(report: str) -> list[Due]:
     """Give what became of the last time a report was due, a row for each domain.
 

@@ -52,9 +52,23 @@ def address() -> URL:
     """
     known = settings.current()
     if known.database_url is None:
-        return URL.create("sqlite", database=str(known.state / "smartcity.db"))
+        return file(known.state / "smartcity.db")
+    return parse(known.database_url.get_secret_value())
+
+
+def file(path: Path) -> URL:
+    """Give the address of a SQLite file."""
+    return URL.create("sqlite", database=str(path))
+
+
+def parse(text: str) -> URL:
+    """Read the address of a database, as ``SMARTCITY_DATABASE_URL`` gives it.
+
+    Raises:
+        UsageError: It is none we can use, or its network connection would be open to others.
+    """
     try:
-        url = make_url(known.database_url.get_secret_value())
+        url = make_url(text)
     except (ArgumentError, ValueError):
         # from None, and no details: they would repeat the password
         raise UsageError(
@@ -101,14 +115,22 @@ def where(url: URL) -> str:
     return bare.render_as_string()
 
 
-def engine() -> Engine:
-    """Give this process's connections to the database; nothing is opened yet.
+def programs(url: URL) -> tuple[str, dict[str, str]]:
+    """Write a PostgreSQL address as its programs take it, and its secret as their variable."""
+    secret = url.password or url.query.get("password")
+    query = {k: v for k, v in url.query.items() if k not in {"password", "sslpassword"}}
+    bare = URL.create("postgresql", url.username, None, url.host, url.port, url.database, query)
+    return bare.render_as_string(), {"PGPASSWORD": str(secret)} if secret else {}
+
+
+def engine(at: URL | None = None) -> Engine:
+    """Give this process's connections to the database, or to another; nothing is opened yet.
 
     Raises:
         UsageError: The settings mean none we can use.
         DatabaseError: The driver is not installed.
     """
-    return _engine(address(), os.getpid())  # connections must not be shared with a fork
+    return _engine(at or address(), os.getpid())  # connections must not be shared with a fork
 
 
 @lru_cache(maxsize=8)
@@ -136,10 +158,11 @@ def _engine(url: URL, process: int) -> Engine:
         ) from None
 
 
-def close() -> None:
-    """Close this process's connections; the next use opens new ones."""
-    engine().dispose()
-    _engine.cache_clear()
+def close(at: URL | None = None) -> None:
+    """Close this process's connections, or those to another database; the next use opens new."""
+    engine(at).dispose()
+    if at is None:
+        _engine.cache_clear()
 
 
 def insert(connection: Connection, table: Table) -> Any:
@@ -169,8 +192,8 @@ def _begin(connection: Connection) -> None:
 
 
 @contextmanager
-def transaction(*, write: bool = False) -> Iterator[Connection]:
-    """Do all of it or nothing.
+def transaction(*, write: bool = False, at: URL | None = None) -> Iterator[Connection]:
+    """Do all of it or nothing, in the settings' database or another.
 
     Raises:
         DatabaseError: The database is out of reach, locked or not up to date.
@@ -179,17 +202,17 @@ def transaction(*, write: bool = False) -> Iterator[Connection]:
     # between; one that says so at its beginning waits its turn.
     begin = "BEGIN IMMEDIATE" if write else "BEGIN"
     with (
-        _explained(),
-        engine().connect() as connection,
+        _explained(at),
+        engine(at).connect() as connection,
         connection.execution_options(begin=begin).begin(),
     ):
         yield connection
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(at: URL | None = None) -> Iterator[None]:
     """Turn the database's errors into ours, but for a row's that it refused."""
-    url = address()
+    url = at or address()
     try:
         if url.get_backend_name() == "sqlite":
             folder = Path(str(url.database)).absolute().parent

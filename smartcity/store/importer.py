@@ -137,6 +137,22 @@ def import_waiting() -> Imported:
 
 
 @contextmanager
+def paused() -> Iterator[None]:
+    """Keep imports out: meanwhile each line is either in the spool or in the database.
+
+    Raises:
+        StorageError: The spool's folder cannot be written.
+    """
+    folder = spool.place()
+    with storage(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = (folder / ".import").open("w")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
     with storage(folder):
         file = (folder / ".import").open("w")
