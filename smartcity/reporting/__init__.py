@@ -17,5 +17,7 @@ __all__ = ["Step", "build", "run"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Who asks for these is about to run notebooks: both processes import side by side.
+    import_module(f"{__name__}.kernels").warm()
     room = "runner" if name == "run" else "chain"
     return getattr(import_module(f"{__name__}.{room}"), name)

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -87,6 +88,14 @@ def _warm() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_SHARED)
     return context
+
+
+def warm() -> None:
+    """Begin to import what kernels share, in the process they are forked from; at once done."""
+    if sys.platform == "linux":
+        _warm()
+        with _STARTING:
+            forkserver.ensure_running()
 
 
 def _start(process: BaseProcess) -> None:
