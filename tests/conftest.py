@@ -23,6 +23,18 @@ from smartcity.store import database as store
 #: What the person who started the tests named; the tests themselves never read from there.
 REAL = os.environ.pop("SMARTCITY_DATASETS", None)
 DOMAINS = ("air_quality", "traffic", "energy")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @contextmanager
@@ -86,6 +98,21 @@ def own_notebooks(city: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SMARTCITY_NOTEBOOKS", str(city / "notebooks"))
     settings.current.cache_clear()
     return city / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real Chromium, or a clear skip."""
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI needs a Chromium: tests/setup installs one as root")
+        pytest.skip("no Chromium; install it, as in: sudo apt-get install chromium")
+    from playwright.sync_api import sync_playwright  # most tests need none
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

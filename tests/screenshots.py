@@ -9,8 +9,9 @@ import urllib.request
 from pathlib import Path
 from typing import Literal
 
+from conftest import CHROMIUM, QUIET
 from playwright.sync_api import Page, sync_playwright
-from test_browser import CHROMIUM, QUIET, TITLES
+from test_browser import TITLES
 
 TARGET = Path(__file__).parents[1] / "test-results" / "screenshots"
 WIDTHS = (360, 768, 1440)

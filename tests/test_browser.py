@@ -22,24 +22,12 @@ import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import at_home
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from smartcity import runs
 from smartcity.predict import Predictor
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 pytestmark = pytest.mark.browser
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 TITLES = {
     "overview": "Overview",
     "air_quality": "Air quality",
@@ -91,18 +79,6 @@ def server(built: Path) -> Iterator[tuple[str, int]]:
 @pytest.fixture(scope="module")
 def address(server: tuple[str, int]) -> str:
     return server[0]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI needs a Chromium: tests/setup installs one as root")
-        pytest.skip("no Chromium; install it, as in: sudo apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
 
 
 class Reader:

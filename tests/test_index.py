@@ -14,7 +14,6 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from conftest import at_home
 from playwright.sync_api import Page, expect
-from test_report_pages import browser as browser  # noqa: PLC0414 pytest finds it here by name
 
 from smartcity import domains, runs
 from smartcity.reporting import index

@@ -22,9 +22,8 @@ from typing import Any, Self
 import httpx2
 import psutil
 import pytest
-from conftest import eventually
+from conftest import CHROMIUM, QUIET, eventually
 from playwright.sync_api import Page, expect, sync_playwright
-from test_browser import CHROMIUM, QUIET
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 GIXY = shutil.which("gixy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")

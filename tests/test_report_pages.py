@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import re
 import tempfile
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,8 @@ import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from pypdf import PdfReader
-from test_browser import CHROMIUM, QUIET
 
 from smartcity import charts, domains
 from smartcity.reporting import page, pdf, tables
@@ -128,19 +125,6 @@ def written(folder: Path, parts: list[Any], run: Run) -> Path:
     (folder / "notebook.ipynb").write_text(notebook, encoding="utf-8")
     page.write(folder / "notebook.ipynb", folder / "report.html", run)
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A real Chromium, or a clear skip."""
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI needs a Chromium: tests/setup installs one as root")
-        pytest.skip("no Chromium; install it, as in: sudo apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
 
 
 def opened(browser: Any, path: Path, *, width: int = 1280, **more: Any) -> tuple[Page, list[str]]:
