@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -56,6 +56,21 @@ def _height(lines: int) -> int:
     return max(340, 130 + 18 * lines)
 
 
+def _line(x: Any, y: Any, name: str, **line: Any) -> go.Scatter:
+    """Make a line; ``color``, ``width`` and ``dash`` as plotly has them."""
+    return go.Scatter(x=list(x), y=list(y), name=name, mode="lines", line=line)
+
+
+def _lying(values: Iterable[float], names: Iterable[str], color: str, **more: Any) -> go.Bar:
+    """Make bars that lie, as their names are long."""
+    return go.Bar(x=list(values), y=list(names), orientation="h", marker={"color": color}, **more)
+
+
+def _titled(text: str, **more: Any) -> dict[str, Any]:
+    """Name an axis."""
+    return {"title": {"text": text}, **more}
+
+
 def recent(rows: Any, column: str, *, label: str, unit: str) -> Chart:
     """Draw the latest readings of a quantity over time; gaps stay gaps.
 
@@ -68,15 +83,9 @@ def recent(rows: Any, column: str, *, label: str, unit: str) -> Chart:
     known = rows[column].dropna()
     summary = f"{label}: {len(known)} readings between {known.min():g} and {known.max():g} {unit}."
     rows = _with_gaps(rows[["recorded_at", column]])
-    line = go.Scatter(
-        x=list(rows["recorded_at"]),
-        y=list(rows[column]),
-        mode="lines",
-        name=label,
-        line={"color": MODEL, "width": 2},
-    )
-    axis = {"title": {"text": unit or label}}
-    return _figure("recent", f"{label}, latest readings", summary, [line], yaxis=axis)
+    line = _line(rows["recorded_at"], rows[column], label, color=MODEL, width=2)
+    title, axis = f"{label}, latest readings", _titled(unit or label)
+    return _figure("recent", title, summary, [line], yaxis=axis)
 
 
 def pattern(table: Sequence[Sequence[float]], *, label: str, unit: str) -> Chart:
@@ -102,7 +111,7 @@ def pattern(table: Sequence[Sequence[float]], *, label: str, unit: str) -> Chart
         f"{label} by weekday and hour, {unit}",
         summary,
         [heat],
-        xaxis={"title": {"text": "hour of the day"}, "dtick": 3},
+        xaxis=_titled("hour of the day", dtick=3),
         yaxis={"autorange": "reversed"},
     )
 
@@ -125,25 +134,18 @@ def hours(table: Mapping[str, Sequence[float]], *, label: str, unit: str) -> Cha
         for value, hour in [max(known, default=(0, 0))]
         if known
     ]
+    looks = ((MODEL, "solid"), (TRUTH, "dash"))
     lines = [
-        go.Scatter(
-            x=list(range(24)),
-            y=list(values),
-            name=name,
-            mode="lines",
-            line={"color": colour, "width": 2, "dash": dash},
-        )
-        for (name, values), (colour, dash) in zip(
-            table.items(), ((MODEL, "solid"), (TRUTH, "dash")), strict=True
-        )
+        _line(range(24), values, name, color=colour, width=2, dash=dash)
+        for (name, values), (colour, dash) in zip(table.items(), looks, strict=True)
     ]
     return _figure(
         "hours",
         f"{label} by hour of the day",
         f"{label}: usually highest {'; '.join(tops)}.",
         lines,
-        xaxis={"title": {"text": "hour of the day"}, "dtick": 3},
-        yaxis={"title": {"text": unit or label}, "rangemode": "tozero"},
+        xaxis=_titled("hour of the day", dtick=3),
+        yaxis=_titled(unit or label, rangemode="tozero"),
     )
 
 
@@ -196,22 +198,15 @@ def _daily(
     ends = [min(values, default=None), max(values, default=None)]
     dashes = ("dash", "dot", "dashdot")
     for (label, limit), dash in zip((limits or {}).items(), dashes, strict=False):
-        line = {"color": TRUTH, "width": 1.5, "dash": dash}
-        traces.append(go.Scatter(x=ends, y=[limit] * 2, name=label, mode="lines", line=line))
-    return _figure(name, title, summary, traces, yaxis={"title": {"text": unit}})
+        traces.append(_line(ends, [limit] * 2, label, color=TRUTH, width=1.5, dash=dash))
+    return _figure(name, title, summary, traces, yaxis=_titled(unit))
 
 
 def _levels(domain: Domain, shares: dict[str, float]) -> Chart:
     most = max(shares, key=shares.__getitem__)
-    bars = go.Bar(
-        x=list(shares.values()),
-        y=list(shares),
-        orientation="h",
-        marker={"color": MODEL},
-        text=[f"{share:.0%}" for share in shares.values()],
-        textposition="outside",
-        cliponaxis=False,
-    )
+    text = [f"{share:.0%}" for share in shares.values()]
+    beside: dict[str, Any] = {"text": text, "textposition": "outside", "cliponaxis": False}
+    bars = _lying(shares.values(), shares, MODEL, **beside)
     return _figure(
         "levels",
         f"{domain.target.label}: share of readings",
@@ -230,12 +225,11 @@ def scores(names: Sequence[str], values: dict[str, Sequence[float]], *, metric: 
     name = metric.upper() if metric in {"rmse", "mae"} else metric.capitalize()
     summary = f"On later time, {winner} has the {best} {name}."
     bars = [
-        go.Bar(
-            x=list(numbers),
-            y=list(names),
-            orientation="h",
+        _lying(
+            numbers,
+            names,
+            colour,
             name=split,
-            marker={"color": colour},
             text=[f"{v:.3f}" for v in numbers],
             textposition="outside",
             textfont={"size": 11},
@@ -250,7 +244,7 @@ def scores(names: Sequence[str], values: dict[str, Sequence[float]], *, metric: 
         bars,
         barmode="group",
         height=_height(2 * len(names)),
-        xaxis={"title": {"text": f"{best} is best"}},
+        xaxis=_titled(f"{best} is best"),
         yaxis={"autorange": "reversed"},
     )
 
@@ -296,9 +290,7 @@ def reliability(bins: Sequence[dict[str, Any]], forecast: Forecast | None = None
         f"Of answers stated with {worst['stated']:.0%}, {worst['right']:.0%} were right "
         f"({worst['answers']} answers); no other bin weighs more."
     )
-    ideal = go.Scatter(
-        x=[0, 1], y=[0, 1], name="as stated", mode="lines", line={"color": NAIVE, "dash": "dash"}
-    )
+    ideal = _line([0, 1], [0, 1], "as stated", color=NAIVE, dash="dash")
     found = go.Scatter(
         x=[b["stated"] for b in bins],
         y=[b["right"] for b in bins],
@@ -313,8 +305,8 @@ def reliability(bins: Sequence[dict[str, Any]], forecast: Forecast | None = None
         f"{about} its probabilities mean what they say?",
         summary,
         [ideal, found],
-        xaxis={"title": {"text": "stated probability"}, **axes},
-        yaxis={"title": {"text": "share that was right"}, **axes},
+        xaxis=_titled("stated probability", **axes),
+        yaxis=_titled("share that was right", **axes),
     )
 
 
@@ -347,7 +339,7 @@ def horizons(
         f"{forecast.title}: skill over the best baseline",
         f"Better than the best baseline at {better} of {len(skills)} distances.",
         [bars],
-        xaxis={"title": {"text": "hours ahead"}},
+        xaxis=_titled("hours ahead"),
         yaxis={"tickformat": ".0%"},
     )
 
@@ -355,13 +347,8 @@ def horizons(
 def importance(groups: Sequence[str], worse: Sequence[float], *, metric: str, unit: str) -> Chart:
     """Draw how much worse a model gets when each group of inputs is shuffled, largest first."""
     label = f"RMSE rises by, {unit}" if metric == "rmse" else "share of wrong classes rises by"
-    bars = go.Bar(
-        x=list(worse),
-        y=[group.replace(" + ", ",<br>") for group in groups],
-        orientation="h",
-        marker={"color": MODEL},
-        text=[f"{v:.2f}" for v in worse],
-    )
+    names = [group.replace(" + ", ",<br>") for group in groups]
+    bars = _lying(worse, names, MODEL, text=[f"{v:.2f}" for v in worse])
     return _figure(
         "importance",
         "What it leans on, on later time",
@@ -369,7 +356,7 @@ def importance(groups: Sequence[str], worse: Sequence[float], *, metric: str, un
         [bars],
         # All bars are as high as the longest label.
         height=_height(len(groups) * max(group.count(" + ") + 1 for group in groups)),
-        xaxis={"title": {"text": label}},
+        xaxis=_titled(label),
         yaxis={"autorange": "reversed"},
     )
 
@@ -384,35 +371,33 @@ def ahead(domain: Domain, name: str, answers: Sequence[Any]) -> Chart:
     """
     times, unit = [a.at for a in answers], domain.target.unit
     [title] = [forecast.title for forecast in domain.forecasts if forecast.name == name]
-    traces: list[Any] = []
+    top = max(answers, key=lambda a: a.prediction)
     if domain.target.levels:
-        top = max(answers, key=lambda a: a.prediction)
         most = "At most " if len(answers) > 1 else ""
         summary = f"{most}{top.label} is expected at {top.at:%H:%M} ({top.confidence:.0%} sure)."
-        for level, colour in zip(domain.target.levels, SEQUENCE, strict=False):
-            shares = [a.probabilities[level.label] for a in answers]
-            style = {"color": colour}
-            traces.append(go.Bar(x=times, y=shares, name=level.label, marker=style))
+        traces = [
+            go.Bar(
+                x=times,
+                y=[a.probabilities[level.label] for a in answers],
+                name=level.label,
+                marker={"color": colour},
+            )
+            for level, colour in zip(domain.target.levels, SEQUENCE, strict=False)
+        ]
         axis: dict[str, Any] = {"tickformat": ".0%", "range": [0, 1]}
     else:
-        top = max(answers, key=lambda a: a.prediction)
         most = "Highest at" if len(answers) > 1 else "At"
         summary = (
             f"{most} {top.at:%H:%M}: {top.prediction:.2f} {unit}, likely between "
             f"{top.interval.low:.2f} and {top.interval.high:.2f}."
         )
         edge = [a.interval.high for a in answers] + [a.interval.low for a in answers[::-1]]
-        band: dict[str, Any] = {
-            "fill": "toself",
-            "fillcolor": "rgba(0,114,178,0.18)",
-            "hoverinfo": "skip",
-        }
-        line = {"x": times + times[::-1], "y": edge, "mode": "lines", "line": {"width": 0}}
-        traces.append(go.Scatter(**line, **band, name="likely"))
         values = [a.prediction for a in answers]
-        solid: dict[str, Any] = {"color": MODEL, "width": 2}
-        traces.append(go.Scatter(x=times, y=values, name="forecast", mode="lines", line=solid))
-        axis = {"title": {"text": unit}, "rangemode": "tozero"}
+        traces = [
+            _band(times + times[::-1], edge, "likely"),
+            _line(times, values, "forecast", color=MODEL, width=2),
+        ]
+        axis = _titled(unit, rangemode="tozero")
     return _figure(
         name,
         f"{title}: {domain.target.label.lower()}",
@@ -436,30 +421,25 @@ def later(domain: Domain, rows: Any) -> Chart:
     unit = domain.target.unit
     error = float((rows["observed"] - rows["predicted"]).abs().mean())
     rows = _with_gaps(rows)
-    times = list(rows["recorded_at"])
-    outline, edge = _outline(rows)
+    times = rows["recorded_at"]
     traces = [
-        go.Scatter(
-            x=outline,
-            y=edge,
-            fill="toself",
-            fillcolor="rgba(0,114,178,0.18)",
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            name="interval",
-        )
+        _band(*_outline(rows), "interval"),
+        _line(times, rows["observed"], "observed", color=TRUTH, width=1.5),
+        _line(times, rows["predicted"], "predicted", color=MODEL, width=1.5),
     ]
-    for name, colour in (("observed", TRUTH), ("predicted", MODEL)):
-        line = {"color": colour, "width": 1.5}
-        traces.append(go.Scatter(x=times, y=list(rows[name]), name=name, mode="lines", line=line))
     return _figure(
         "later",
         "Predicted and observed on later time",
         f"On the stretch shown, predictions were off by {error:.2f} {unit} on average.",
         traces,
-        yaxis={"title": {"text": unit}},
+        yaxis=_titled(unit),
     )
+
+
+def _band(x: list[Any], y: list[Any], name: str) -> go.Scatter:
+    """Fill an outline."""
+    fill = {"fill": "toself", "fillcolor": "rgba(0,114,178,0.18)", "hoverinfo": "skip"}
+    return go.Scatter(x=x, y=y, name=name, mode="lines", line={"width": 0}, **fill)
 
 
 def _outline(rows: Any) -> tuple[list[Any], list[Any]]:
@@ -504,26 +484,20 @@ def _confusion(labels: Sequence[str], rows: Any) -> Chart:
         "Predicted and observed on later time",
         f"{right} of {len(pairs)} later readings were put into the right class.",
         [heat],
-        xaxis={"title": {"text": "predicted"}},
-        yaxis={"title": {"text": "observed"}, "autorange": "reversed"},
+        xaxis=_titled("predicted"),
+        yaxis=_titled("observed", autorange="reversed"),
     )
 
 
 def findings(reasons: Sequence[str], counts: Sequence[int]) -> Chart:
     """Draw how many findings there are for each reason."""
     most = f"Most often: {reasons[0]} ({counts[0]})." if len(reasons) else "Nothing was found."
-    bars = go.Bar(
-        x=list(counts),
-        y=list(reasons),
-        orientation="h",
-        marker={"color": NAIVE},
-        text=[f"{c:,}" for c in counts],
-    )
+    bars = _lying(counts, reasons, NAIVE, text=[f"{c:,}" for c in counts])
     return _figure(
         "findings",
         "Faults found in the readings",
         most,
         [bars],
-        xaxis={"title": {"text": "findings"}},
+        xaxis=_titled("findings"),
         yaxis={"autorange": "reversed"},
     )

@@ -260,17 +260,17 @@ def _schedule() -> Iterator[Check]:
     is_new = url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists()
     if is_new or not entries:
         return
-    paused, looked = claims.paused(), claims.looked()
+    looked = claims.looked()
     for entry in entries.values():
         rows = claims.last(entry.name)
         failed = [row for row in rows if row.state == "failed"]
-        since = looked.get(entry.name, now)
+        since, is_paused = looked.get(entry.name, (now, False))
         due = schedule.next_slot(entry, since)
         if failed:
             seen = f"failed for {', '.join(row.domain for row in failed)}: {failed[0].reason}"
             how = f"smartcity report list; then: smartcity report run {entry.name}"
             yield Check(f"report {entry.name}", "warning", seen, how)
-        elif entry.paused or entry.name in paused:
+        elif entry.paused or is_paused:
             yield Check(f"report {entry.name}", "ok", "it rests")
         elif due and now - due > timedelta(seconds=_WAIT):
             seen = f"was due at {due:%F %R} UTC; nobody looked since {since:%F %R}"

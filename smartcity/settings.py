@@ -17,10 +17,16 @@ def _home() -> Path:
     return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
 
 
+#: Where containers find secrets as files, as in ``/run/secrets/smartcity_database_url``.
+_SECRETS = Path("/run/secrets")
+
+
 class Settings(BaseSettings):
     """Folders and ports of one installation; every field has a working default."""
 
-    model_config = SettingsConfigDict(env_prefix="SMARTCITY_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SMARTCITY_", frozen=True, secrets_dir=_SECRETS if _SECRETS.is_dir() else None
+    )
 
     datasets: Path = Field(
         default_factory=lambda: _home() / "datasets" / "raw",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from smartcity import settings
 from smartcity.cli import app
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -48,3 +49,21 @@ def test_what_is_called_are_commands_of_ours() -> None:
         answer = CliRunner().invoke(app, [*words, "--help"])
         assert answer.exit_code == 0, words
         assert words in [["report", "due"], ["backup", "create"]]
+
+
+def test_the_dashboards_unit_is_given_no_secret_but_its_own() -> None:
+    unit = (DEPLOY / "nginx" / "smartcity-dashboard.service").read_text()
+    secrets = {
+        f"SMARTCITY_{name.upper()}"
+        for name, field in settings.Settings.model_fields.items()
+        if "SecretStr" in str(field.annotation)
+    }
+
+    unset = {
+        name
+        for line in unit.splitlines()
+        if line.startswith("UnsetEnvironment=")
+        for name in line.partition("=")[2].split()
+    }
+
+    assert unset == secrets - {"SMARTCITY_DASHBOARD_TOKEN"}

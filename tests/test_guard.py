@@ -417,7 +417,7 @@ def value(text: str, name: str, **labels: str) -> float:
 def test_metrics_tell_all_that_the_specification_asks_for(
     database: str, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitoring, "_FRESH", 0.0)
+    monkeypatch.setattr(monitoring.metrics, "_FRESH", 0.0)
     with api() as client:
         before = client.get("/metrics").text
         for _ in range(4):

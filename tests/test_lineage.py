@@ -22,7 +22,7 @@ from rocrate.rocrate import ROCrate
 
 from smartcity import atomic, registry, reporting, runs, settings
 from smartcity.errors import ModelError, RunError, UsageError
-from smartcity.reporting import reproduce, tidy
+from smartcity.reporting import index, reproduce, tidy
 from smartcity.reporting.schedule import Keep
 from smartcity.reporting.ticket import Ticket
 
@@ -373,7 +373,7 @@ def test_what_is_kept_is_counted_by_number_and_by_days(
 ) -> None:
     at = {days: kept(home, days) for days in (0, 1, 3, 5)}
 
-    planned = tidy.plan(tidy.everything(), {}, keep, NOW)
+    planned = tidy.plan(index.everything(), {}, keep, NOW)
 
     assert [goes.run for goes in planned] == [at[days] for days in going]
 
@@ -382,12 +382,12 @@ def test_the_last_good_report_stays_however_old(home: Path) -> None:
     old, older = kept(home, 400), kept(home, 500)
     new = kept(home, 0, status="failed")
 
-    planned = tidy.plan(tidy.everything(), {}, Keep(count=1, days=30), NOW)
+    planned = tidy.plan(index.everything(), {}, Keep(count=1, days=30), NOW)
     assert [goes.run for goes in planned] == [older]
     assert planned[0].why == "1 newer ones are kept"
 
     tidy.remove(planned)
-    assert tidy.everything() == [new, old]
+    assert index.everything() == [new, old]
     assert list(older.folder.parent.glob(".*")) == []
 
 
@@ -396,10 +396,10 @@ def test_each_report_keeps_what_its_entry_says(home: Path) -> None:
     kept(home, 0, report="nightly")
     kept(home, 0)
 
-    planned = tidy.plan(tidy.everything(), {"nightly": Keep(count=1)}, Keep(), NOW)
+    planned = tidy.plan(index.everything(), {"nightly": Keep(count=1)}, Keep(), NOW)
 
     assert [goes.run for goes in planned] == [mine]
-    assert other in tidy.everything()
+    assert other in index.everything()
 
 
 def test_the_run_that_made_a_model_stays_while_the_model_does(
@@ -408,7 +408,7 @@ def test_the_run_that_made_a_model_stays_while_the_model_does(
     made, _ = kept(home, 90), kept(home, 1)
     publish("energy", run=made.id)
 
-    assert tidy.plan(tidy.everything(), {}, Keep(count=1), NOW) == []
+    assert tidy.plan(index.everything(), {}, Keep(count=1), NOW) == []
 
 
 MAKE = """
@@ -437,7 +437,7 @@ def begun(reports: Path, left: set[Path]) -> bool:
 
 def whole_runs() -> list[runs.Run]:
     """Give all runs that are shown; each must have exactly the files its manifest names."""
-    found = tidy.everything()
+    found = index.everything()
     for run in found:
         there = {path.name for path in run.folder.iterdir()}
         assert there == {*run.outputs, "manifest.json", "ro-crate-metadata.json"}

@@ -355,6 +355,42 @@ def refused(said: Any, status: int, name: str | None = None) -> None:
     assert said.headers["Strict-Transport-Security"]
 
 
+def smoke(proxy: Proxy, *more: str) -> tuple[int, list[str]]:
+    """Ask as the pipeline does after a deployment: exit code and lines."""
+    script = Path(__file__).parents[1] / "deploy" / "smoke"
+    said = subprocess.run(
+        [script, proxy.url, *more], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert said.stderr == ""
+    return said.returncode, said.stdout.splitlines()
+
+
+def test_the_smoke_test_passes_a_city_that_works(proxy: Proxy) -> None:
+    code, lines = smoke(proxy, "--insecure")
+
+    assert [line.split(":")[0] for line in lines] == [
+        "ok    GET /health",
+        *(f"ok    POST /api/v1/predict/{name}" for name in ("air-quality", "traffic", "energy")),
+        "ok    GET /openapi.json",
+        "ok    GET /",
+    ]
+    assert code == 0
+
+
+def test_the_smoke_test_fails_for_a_certificate_nobody_vouches_for(proxy: Proxy) -> None:
+    code, lines = smoke(proxy)
+
+    assert code == 1
+    assert all("certificate verify failed" in line for line in lines)
+
+
+def test_the_smoke_test_fails_where_nobody_answers(alone: Proxy) -> None:
+    code, lines = smoke(alone, "--insecure")
+
+    assert code == 1
+    assert [line[:4] for line in lines] == ["FAIL"] * 3
+
+
 def test_too_large_a_body_is_refused_as_the_api_would(alone: Proxy) -> None:
     refused(alone.client.post(PREDICT, content=b"x" * (4 * 2**20 + 1)), 413)
 

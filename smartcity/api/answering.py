@@ -22,7 +22,7 @@ from smartcity.api.door import IDS, Asked, Handler
 from smartcity.api.replies import RefusedError, Reply, now
 from smartcity.domains import Domain
 from smartcity.errors import InputError
-from smartcity.predict import Predictors, faults, history_model, plain, row_model
+from smartcity.predict import Predictor, Predictors, faults, history_model, plain, row_model
 from smartcity.store.spool import Spool, SpoolFullError
 
 #: Most rows of a batch, and how many are answered before others get a turn.
@@ -97,11 +97,12 @@ class _Said(NamedTuple):
     version: str
 
     @classmethod
-    def of(cls, domain: Domain, said: Mapping[str, Any]) -> "_Said":
+    def of(cls, predictor: Predictor, said: Mapping[str, Any]) -> "_Said":
         interval = said["interval"] or {}
         record = {
-            "model_name": domain.name,
+            "model_name": predictor.domain.name,
             "model_version": said["model_version"],
+            "part": predictor.part_of(said),
             "prediction": said["prediction"],
             "confidence": said["confidence"],
             "low": interval.get("low"),
@@ -193,7 +194,7 @@ class Answering:
         missed = [n for n, said in enumerate(told) if said is None]
         answers = predictor.tell([rows[n] for n in missed], reasons=reasons)
         for n, answer in zip(missed, answers, strict=True):
-            told[n] = said = _Said.of(self.domain, answer)
+            told[n] = said = _Said.of(predictor, answer)
             if (key := keys[n]) and self._known.maxsize:
                 self._known[key] = said
         latency = time.perf_counter() - started
@@ -235,7 +236,7 @@ class Answering:
         parts = [orjson.dumps(failed.get(n)) for n in range(len(rows))]
         for turn, answered in zip(turns, coming, strict=True):
             told = predictor.tell([rows[n] for n in turn], await answered)
-            for n, said in zip(turn, (_Said.of(self.domain, each) for each in told), strict=True):
+            for n, said in zip(turn, (_Said.of(predictor, each) for each in told), strict=True):
                 key = _identify(asked, said.version, n)
                 parts[n] = b'{"success":true,"id":"%s",%s' % (key, said.answer)
                 lines.append(self._line(key, rows[n], said, asked, at))

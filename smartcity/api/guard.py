@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import math
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 from limits import RateLimitItem, parse
@@ -32,11 +32,6 @@ _OPEN = ("/health", "/api/docs", "/api/redoc", "/openapi.json", "/metrics")
 _NO_KEY = {"WWW-Authenticate": "Bearer"}
 
 
-class _Limiter(Protocol):
-    async def admit(self, rate: RateLimitItem, whom: str) -> float:
-        """Count a request; give 0 if it is within the limit, else the seconds to wait."""
-
-
 class _Own:
     """Counts of this process, by window of time.
 
@@ -47,7 +42,8 @@ class _Own:
     def __init__(self) -> None:
         self._counts: LRUCache[tuple[str, int], int] = LRUCache(100_000)
 
-    def count(self, rate: RateLimitItem, whom: str) -> float:
+    async def admit(self, rate: RateLimitItem, whom: str) -> float:
+        """Count a request; give 0 if it is within the limit, else the seconds to wait."""
         moment, length = time.time(), rate.get_expiry()
         window = int(moment // length)
         count = self._counts.get((whom, window), 0)
@@ -55,9 +51,6 @@ class _Own:
             return max((window + 1) * length - moment, 1.0)
         self._counts[whom, window] = count + 1
         return 0.0
-
-    async def admit(self, rate: RateLimitItem, whom: str) -> float:
-        return self.count(rate, whom)
 
 
 class _Shared:
@@ -74,7 +67,7 @@ class _Shared:
 
     async def admit(self, rate: RateLimitItem, whom: str) -> float:
         if time.monotonic() < self._away_until:
-            return self._own.count(rate, whom)
+            return await self._own.admit(rate, whom)
         try:
             async with asyncio.timeout(0.5):
                 if await self._windows.hit(rate, whom):
@@ -83,7 +76,7 @@ class _Shared:
         except (StorageError, TimeoutError, OSError):
             self._away_until = time.monotonic() + 5
             log.warning("redis out of reach; each worker limits by itself")
-            return self._own.count(rate, whom)
+            return await self._own.admit(rate, whom)
         return max(window.reset_time - time.time(), 1.0)
 
 
@@ -100,7 +93,7 @@ class Guard:
         self._per_address = rate("SMARTCITY_RATE_LIMIT", known.rate_limit)
         self._per_key = rate("SMARTCITY_KEY_RATE_LIMIT", known.key_rate_limit)
         url = known.redis_url.get_secret_value() if known.redis_url else ""
-        self._limiter: _Limiter = _Shared(url) if url else _Own()
+        self._limiter: _Own | _Shared = _Shared(url) if url else _Own()
         self._keys: LRUCache[bytes, tuple[float, Key | None]] = LRUCache(10_000)
 
     async def admit(self, asked: "Asked") -> None:

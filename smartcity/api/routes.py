@@ -88,12 +88,7 @@ def _fault(field: str, problem: str, value: object) -> dict[str, object]:
 
 
 def _require_possible(domain: Domain, observed: float) -> None:
-    target = domain.target
-    high = target.high or len(target.levels) - 1
-    is_whole = not target.levels or observed % 1 == 0
-    if not (target.low <= observed <= high and is_whole):
-        kind = "a whole number from" if target.levels else "from"
-        problem = f"must be {kind} {target.low:g} to {high:g} {target.unit}".rstrip()
+    if problem := domain.target.problem(observed):
         details = [_fault("observed", problem, observed)]
         raise RefusedError(422, f"This cannot be noted. observed: {problem}", details=details)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from smartcity.cli.common import AsJson, app, out, show, table
+from smartcity.cli.common import AsJson, app, show, show_rows, table
 from smartcity.errors import SmartCityError
 
 backup_app = typer.Typer(
@@ -36,9 +36,7 @@ def backup_list(as_json: AsJson = False) -> None:
     """List the backups there are, the oldest first."""
     from smartcity import backup
 
-    rows = backup.listed()
-    cells = [[each["snapshot"], each["time"]] for each in rows]
-    show(rows, as_json, lambda: table("Backups", ["snapshot", "time"], cells))
+    show_rows("Backups", ["snapshot", "time"], backup.listed(), as_json)
 
 
 @backup_app.command("verify")
@@ -67,11 +65,9 @@ def backup_restore(
     from smartcity import backup
 
     steps = backup.restore(target, snapshot, database)
-    if as_json:
-        show({"target": str(target), "steps": steps}, as_json, lambda: table("", [], []))
-        return
-    out.print(f"Restored to {target}. To put it in place, stop SmartCity and run:", highlight=False)
-    sys.stdout.write("".join(f"  {line}\n" for line in steps))
+    said = f"Restored to {target}. To put it in place, stop SmartCity and run:"
+    lines = [said, *(f"  {line}" for line in steps)]
+    show({"target": str(target), "steps": steps}, as_json, lambda: "\n".join(lines))
 
 
 @backup_app.command("drill")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from smartcity.cli.common import AsJson, MaybeDomain, Site, app, chosen, err, out, show, table
+from smartcity.cli.common import AsJson, MaybeDomain, Site, app, chosen, err, out, show_rows, table
 from smartcity.errors import DataError, SmartCityError
 
 data_app = typer.Typer(help="Fetch, check and simulate readings.", no_args_is_help=True)
@@ -34,8 +34,7 @@ def data_list(domain: MaybeDomain = None, as_json: AsJson = False) -> None:
                     state = "simulated" if source.simulated else state
                 row = {"domain": each.name, "site": site, "file": file.name, "state": state}
                 rows.append(row | {"path": str(source.path) if source else ""})
-    header = ["domain", "site", "file", "state"]
-    show(rows, as_json, lambda: table("Readings", header, [[r[h] for h in header] for r in rows]))
+    show_rows("Readings", ["domain", "site", "file", "state"], rows, as_json)
 
 
 @data_app.command("fetch")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from smartcity.cli.common import AsJson, out, show, table
+from smartcity.cli.common import AsJson, out, show, show_rows, table
 from smartcity.cli.report import report_app
 from smartcity.errors import SmartCityError
 
@@ -41,16 +41,6 @@ def report_reproduce(
         out.print(f"{run} comes out the same.", highlight=False)
 
 
-@report_app.command("index")
-def report_index() -> None:
-    """Write reports/index.html and reports/feed.xml anew from the runs there are."""
-    from smartcity import settings
-    from smartcity.reporting import index
-
-    index.write()
-    out.print(settings.current().reports / "index.html", highlight=False)
-
-
 @report_app.command("tidy")
 def report_tidy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go")] = False,
@@ -67,8 +57,7 @@ def report_tidy(
         for g in going
     ]
     header = ["run", "notebook", "domain", "why"]
-    title = "Would go" if dry_run else "Removed"
-    show(rows, as_json, lambda: table(title, header, [[r[h] for h in header] for r in rows]))
+    show_rows("Would go" if dry_run else "Removed", header, rows, as_json)
 
 
 @report_app.command("deliver")
@@ -85,7 +74,7 @@ def report_deliver(
     database.upgrade()
     rows = [asdict(each) for each in deliver.send(lambda: datetime.now(UTC), really=really)]
     header = ["run_id", "channel", "target", "state", "reason"]
-    show(rows, as_json, lambda: table("Messages", header, [[r[h] for h in header] for r in rows]))
+    show_rows("Messages", header, rows, as_json)
     if failed := [row for row in rows if row["state"] == "failed"]:
         raise SmartCityError(f"{len(failed)} messages not delivered. {failed[-1]['reason']}")
 
@@ -101,5 +90,4 @@ def report_deliveries(
     database.upgrade()
     rows = deliver.deliveries(limit)
     header = ["updated_at", "report", "kind", "channel", "target", "state", "attempts", "reason"]
-    cells = [["" if r[h] is None else r[h] for h in header] for r in rows]
-    show(rows, as_json, lambda: table("Messages", header, cells))
+    show_rows("Messages", header, rows, as_json)

@@ -6,27 +6,22 @@ from typing import Annotated
 
 import typer
 
-from smartcity.cli.common import AsJson, app, chosen, err, out, show, table
-from smartcity.errors import SmartCityError, UsageError
+from smartcity.cli import common
+from smartcity.cli.common import AsJson, Parameters, app, chosen, err, out, show_rows
+from smartcity.errors import SmartCityError
 
 
 @app.command("run")
 def run_notebook(
     notebook: Annotated[str, typer.Argument(help="01_explore, 02_train, 03_evaluate, 05_report")],
     domain: Annotated[str, typer.Option(help="air_quality, traffic or energy")],
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="May be given several times"),
-    ] = None,
+    parameter: Parameters = None,
     as_json: AsJson = False,
 ) -> None:
     """Run one notebook for one domain and keep its record under reports/runs/."""
     from smartcity import reporting
 
-    given = dict(map(pair, parameter or []))
-    if "domain" in given:
-        raise UsageError("The domain is given by --domain, not by -p domain.")
-    run = reporting.run(notebook, {"domain": domain, **given})
+    run = reporting.run(notebook, {"domain": domain, **common.pairs(parameter)})
     if as_json:
         sys.stdout.write(run.model_dump_json(indent=2) + "\n")
     else:
@@ -40,18 +35,6 @@ def _say_refused(domain: str, version: str, reasons: Sequence[str]) -> None:
     err.print(said, highlight=False, markup=False)
 
 
-def pair(text: str) -> tuple[str, str]:
-    """Take a parameter apart into name and value.
-
-    Raises:
-        UsageError: One of them is missing.
-    """
-    name, _, value = text.partition("=")
-    if not name or not value:
-        raise UsageError(f"Parameter {name!r} has no value: write -p {name or 'NAME'} VALUE")
-    return name, value
-
-
 @app.command()
 def build(
     domain: Annotated[str | None, typer.Option(help="One domain; all when left out")] = None,
@@ -61,18 +44,15 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Explore, train, evaluate and report, for each domain; skips what is up to date."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
     from smartcity import reporting
 
     names = [each.name for each in chosen(domain)]
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        tasks = {name: progress.add_task(name, total=None) for name in names}
+    with common.progress() as bars:
+        tasks = {name: bars.add_task(name, total=None) for name in names}
 
         def report(name: str, notebook: str, done: int, cells: int) -> None:
             about = f"{name:12} {notebook}"
-            progress.update(tasks[name], description=about, completed=done, total=cells)
+            bars.update(tasks[name], description=about, completed=done, total=cells)
 
         steps = reporting.build(names, quick=quick, progress=report)
     rows = [
@@ -88,8 +68,7 @@ def build(
         for step in steps
     ]
     header = ["domain", "notebook", "outcome", "seconds", "model_version"]
-    cells = [["" if r[h] is None else r[h] for h in header] for r in rows]
-    show(rows, as_json, lambda: table("Build", header, cells))
+    show_rows("Build", header, rows, as_json)
     for step in steps:
         if step.run and step.run.refused and step.outcome == "made":
             _say_refused(step.domain, str(step.run.model_version), step.run.refused)

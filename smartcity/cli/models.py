@@ -1,13 +1,12 @@
 """Commands about published models: list, show, promote, roll back, verify."""
 
-import json
-import sys
 from typing import Annotated
 
 import typer
 
 from smartcity import domains, registry
-from smartcity.cli.common import AsJson, DomainName, MaybeDomain, app, chosen, err, out, show, table
+from smartcity.cli import common
+from smartcity.cli.common import AsJson, DomainName, MaybeDomain, app, err, out, show, table
 from smartcity.errors import ModelError, UsageError
 from smartcity.registry import Card
 
@@ -19,7 +18,7 @@ app.add_typer(models_app, name="models")
 def models_list(domain: MaybeDomain = None, as_json: AsJson = False) -> None:
     """List the published versions; a star marks the one being served."""
     rows = []
-    for each in chosen(domain):
+    for each in common.chosen(domain):
         try:
             serving = registry.current(each.name)
         except ModelError as error:
@@ -54,13 +53,10 @@ def models_show(
     as_json: AsJson = False,
 ) -> None:
     """Show a model's card."""
-    card = registry.card(domains.load(domain).name, version)
-    if as_json:
-        sys.stdout.write(json.dumps(card.model_dump(), indent=2, ensure_ascii=False) + "\n")
-    else:
-        from rich.markdown import Markdown
+    from rich.markdown import Markdown
 
-        out.print(Markdown(registry.page(card)))
+    card = registry.card(domains.load(domain).name, version)
+    show(card.model_dump(), as_json, lambda: Markdown(registry.page(card)))
 
 
 @models_app.command("promote")
@@ -81,9 +77,7 @@ def models_promote(
 def models_history(domain: DomainName, as_json: AsJson = False) -> None:
     """List what was served when, who changed it, and why."""
     rows = registry.history(domains.load(domain).name)
-    header = ["at", "version", "action", "by", "why"]
-    cells = [[row[name] for name in header] for row in rows]
-    show(rows, as_json, lambda: table(f"Served: {domain}", header, cells))
+    common.show_rows(f"Served: {domain}", ["at", "version", "action", "by", "why"], rows, as_json)
 
 
 @models_app.command("rollback")
@@ -98,7 +92,7 @@ def models_verify(
     version: Annotated[str | None, typer.Option(help="Which version; the served one")] = None,
 ) -> None:
     """Check a version's files against its card, and that it opens."""
-    for each in chosen(domain):
+    for each in common.chosen(domain):
         card = registry.verify(each.name, version)
         out.print(f"{card.domain} {card.version}: all {len(card.files)} files are as published")
 

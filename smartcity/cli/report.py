@@ -1,8 +1,6 @@
 """Commands about reports: what is due when, what was made, and making it."""
 
 import heapq
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smartcity import parameters, runs, settings
-from smartcity.cli.common import AsJson, app, err, out, show, table
-from smartcity.cli.making import pair
+from smartcity.cli import common
+from smartcity.cli.common import AsJson, Parameters, app, err, out, show, show_rows, table
 from smartcity.errors import SmartCityError, UsageError
 
 if TYPE_CHECKING:
@@ -46,17 +44,16 @@ def report_schedule(
         raise UsageError(f"No report is on the schedule: describe one in {schedule.path()}")
     if check:
         result = {"file": str(schedule.path()), "reports": sorted(entries)}
-        if as_json:
-            sys.stdout.write(json.dumps(result) + "\n")
-        else:
-            out.print(f"{schedule.path()} is in order: {', '.join(entries)}", highlight=False)
+        said = f"{schedule.path()} is in order: {', '.join(entries)}"
+        show(result, as_json, lambda: said)
         return
     database.upgrade()
-    paused, now = claims.paused(), datetime.now(UTC)
+    looked, now = claims.looked(), datetime.now(UTC)
     rows: list[dict[str, Any]] = []
     for entry in entries.values():
         last = claims.last(entry.name)
-        due = None if entry.paused or entry.name in paused else schedule.next_slot(entry, now)
+        paused = entry.paused or looked.get(entry.name, (now, False))[1]
+        due = None if paused else schedule.next_slot(entry, now)
         rows.append(
             {
                 "report": entry.name,
@@ -64,7 +61,7 @@ def report_schedule(
                 "domains": list(entry.domains),
                 "cron": entry.cron,
                 "timezone": entry.timezone,
-                "paused": entry.paused or entry.name in paused,
+                "paused": paused,
                 "next": due.isoformat() if due else None,
                 "next_local": schedule.wall(entry, due) if due else None,
                 "last": last[0].as_of.isoformat() if last else None,
@@ -128,10 +125,7 @@ def report_run(  # noqa: PLR0913, PLR0917  # one per option
     last: Annotated[
         datetime | None, typer.Option("--to", help="Last day to make it for", **_DAY)
     ] = None,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="May be given several times"),
-    ] = None,
+    parameter: Parameters = None,
     again: Annotated[bool, typer.Option("--again", help="Also what is made already")] = False,
     tell: Annotated[
         bool, typer.Option("--tell", help="Tell those the schedule names, as on schedule")
@@ -142,9 +136,7 @@ def report_run(  # noqa: PLR0913, PLR0917  # one per option
     from smartcity.reporting import deliver, due, schedule
     from smartcity.store import database
 
-    given = dict(map(pair, parameter or []))
-    if "domain" in given:
-        raise UsageError("The domain is given by --domain, not by -p domain.")
+    given = common.pairs(parameter)
     if (first is None) != (last is None):
         raise UsageError("Give both days: --from 2026-01-01 --to 2026-01-31; or none, for now.")
     entry, scheduled = schedule.named(name, given, domain)
@@ -200,23 +192,18 @@ def report_list(
     homes = (settings.current().reports / "runs").glob("[0-9]*/*")
     each = (runs.listed(home.parent.name, home.name) for home in homes)
     found = islice(heapq.merge(*each, key=lambda run: run.id, reverse=True), limit)
+    told = {"report", "notebook", "domain", "status", "started_at", "seconds", "attempt"}
     rows = [
         {
             "run": run.id,
-            "report": run.report,
-            "notebook": run.notebook,
-            "domain": run.domain,
-            "status": run.status,
-            "started_at": run.started_at,
-            "seconds": run.seconds,
-            "attempt": run.attempt,
+            **run.model_dump(include=told),
             "failed_in": f"cell {run.error['cell']}: {run.error['message']}" if run.error else "",
             "folder": str(run.folder),
         }
         for run in found
     ]
     header = ["run", "report", "notebook", "domain", "status", "started_at", "seconds", "failed_in"]
-    show(rows, as_json, lambda: table("Runs", header, [[r[h] for h in header] for r in rows]))
+    show_rows("Runs", header, rows, as_json)
 
 
 @report_app.command("parameters")
@@ -250,21 +237,18 @@ def report_parameters(
 @contextmanager
 def _maker(*, tell: bool = True) -> Iterator["Maker"]:
     """Give what makes reports, by this machine's clock; on a terminal it shows how far it is."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
     from smartcity.reporting.due import Maker
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     quiet = not err.is_terminal  # else it leaves an empty line in a log, twice a minute
-    with Progress(*columns, console=err, transient=True, disable=quiet) as progress:
+    with common.progress(quiet=quiet) as bars:
         tasks: dict[tuple[Any, ...], Any] = {}
 
         def told(due: "Due", done: int, cells: int) -> None:
             key = (due.report, due.domain, due.as_of)
             if key not in tasks:
                 about = f"{due.report} {due.domain} {due.as_of:%Y-%m-%d %H:%M}"
-                tasks[key] = progress.add_task(about)
-            progress.update(tasks[key], completed=done, total=cells, visible=done < cells)
+                tasks[key] = bars.add_task(about)
+            bars.update(tasks[key], completed=done, total=cells, visible=done < cells)
 
         queue = _queue if tell else lambda *_: None
         yield Maker(now=lambda: datetime.now(UTC), settled=queue, progress=told)

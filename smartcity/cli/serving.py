@@ -13,7 +13,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from smartcity import __version__, domains, settings
-from smartcity.cli.common import AsJson, DomainName, app, err, out, show, table
+from smartcity.cli.common import AsJson, DomainName, app, err, out, show, show_rows, table
 from smartcity.errors import SmartCityError
 
 if TYPE_CHECKING:
@@ -40,13 +40,11 @@ def predict(
     with _bar() as told:
         done = answer_file(predictor, source, target, told)
     seconds = time.perf_counter() - started
-    if as_json:
-        known = dataclasses.asdict(done) | {"output": target, "seconds": round(seconds, 3)}
-        known |= {"domain": predictor.domain.name, "model_version": predictor.card.version}
-        show(known, as_json, lambda: table("", [], []))
-    else:
-        aside = f": {done.rejected}" if done.rejected else ""
-        out.print(f"{done.answered} rows answered: {target}; {done.refused} refused{aside}")
+    known = dataclasses.asdict(done) | {"output": target, "seconds": round(seconds, 3)}
+    known |= {"domain": predictor.domain.name, "model_version": predictor.card.version}
+    aside = f": {done.rejected}" if done.rejected else ""
+    said = f"{done.answered} rows answered: {target}; {done.refused} refused{aside}"
+    show(known, as_json, lambda: said)
     if done.refused and not done.answered:
         raise SmartCityError(f"No row of {source} could be answered; {done.rejected} says why.")
 
@@ -175,8 +173,7 @@ def doctor(
         from smartcity.doctor import examine
 
         rows = [dataclasses.asdict(check) for check in examine()]
-    header = list(rows[0])
-    show(rows, as_json, lambda: table(title, header, [[r[h] for h in header] for r in rows]))
+    show_rows(title, list(rows[0]), rows, as_json)
     problems = [str(row["check"]) for row in rows if row.get("state") == "problem"]
     if problems:
         raise SmartCityError(f"{len(problems)} problem(s): {', '.join(problems)}")

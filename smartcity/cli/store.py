@@ -1,6 +1,5 @@
 """Commands about what is kept: the database, people and their keys."""
 
-import json
 import signal
 import sys
 import threading
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from smartcity import logs, settings
-from smartcity.cli.common import AsJson, app, out, show, table
+from smartcity.cli.common import AsJson, app, show, show_rows
 from smartcity.errors import SmartCityError, UsageError
 
 db_app = typer.Typer(help="Upgrade, check and fill the database.", no_args_is_help=True)
@@ -21,13 +20,6 @@ app.add_typer(users_app, name="users")
 Email = Annotated[str, typer.Argument(metavar="EMAIL", help="Address of the person")]
 
 
-def _say(result: dict[str, object], as_json: bool, sentence: str) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(result, default=str) + "\n")
-    else:
-        out.print(sentence, highlight=False, markup=False)
-
-
 @db_app.command("upgrade")
 def db_upgrade(as_json: AsJson = False) -> None:
     """Make or bring up to date the tables; nothing happens if they are."""
@@ -36,7 +28,7 @@ def db_upgrade(as_json: AsJson = False) -> None:
     applied = database.upgrade()
     done = f"upgraded to {applied[-1]}" if applied else "is up to date"
     where = database.where(database.address())
-    _say({"database": where, "applied": applied}, as_json, f"Database {where} {done}")
+    show({"database": where, "applied": applied}, as_json, lambda: f"Database {where} {done}")
 
 
 @db_app.command("check")
@@ -47,7 +39,7 @@ def db_check(as_json: AsJson = False) -> None:
     problems = database.check()
     where = database.where(database.address())
     known = {"database": where, "problems": problems, "waiting_bytes": spool.waiting()}
-    _say(known, as_json, "\n".join(problems) or f"Database {where}: nothing is wrong")
+    show(known, as_json, lambda: "\n".join(problems) or f"Database {where}: nothing is wrong")
     if problems:
         raise SmartCityError(f"{len(problems)} problem(s) with the database {where}.")
 
@@ -71,7 +63,7 @@ def db_import(
         return
     done = importer.import_waiting()
     sentence = f"{done.rows} imported, {done.quarantined} quarantined, {done.files} files finished"
-    _say(asdict(done), as_json, sentence)
+    show(asdict(done), as_json, lambda: sentence)
 
 
 @users_app.command("add")
@@ -81,7 +73,7 @@ def users_add(email: Email, as_json: AsJson = False) -> None:
 
     database.upgrade()  # the first person may come before the first answer
     key = users.add_user(email)
-    _say({"id": key}, as_json, f"Added. Give them a key: smartcity users key {email}")
+    show({"id": key}, as_json, lambda: f"Added. Give them a key: smartcity users key {email}")
 
 
 @users_app.command("list")
@@ -91,7 +83,7 @@ def users_list(as_json: AsJson = False) -> None:
 
     rows = users.list_users()
     header = ["email", "id", "created_at", "keys"]
-    show(rows, as_json, lambda: table("Users", header, [[r[h] for h in header] for r in rows]))
+    show_rows("Users", header, rows, as_json)
 
 
 @users_app.command("key")
@@ -112,7 +104,7 @@ def users_key(
     from smartcity.store import users
 
     token = users.new_key(email, scope or users.USUAL, expires_days)
-    _say({"key": token}, as_json, token)
+    show({"key": token}, as_json, lambda: token)
 
 
 @users_app.command("revoke")
@@ -124,7 +116,7 @@ def users_revoke(
     from smartcity.store import users
 
     users.revoke(key_id)
-    _say({"revoked": key_id}, as_json, f"Key {key_id} is good no longer")
+    show({"revoked": key_id}, as_json, lambda: f"Key {key_id} is good no longer")
 
 
 @users_app.command("export")
@@ -133,7 +125,7 @@ def users_export(email: Email, as_json: AsJson = False) -> None:
     del as_json
     from smartcity.store import users
 
-    sys.stdout.write(json.dumps(users.export_user(email), indent=2, ensure_ascii=False) + "\n")
+    show(users.export_user(email), True, lambda: "")
 
 
 @users_app.command("erase")
@@ -154,4 +146,4 @@ def users_erase(
             f" {done['spool_files']} spool files still hold lines; they go when the database "
             "import runs and the workers rotate them."
         )
-    _say(dict(done), as_json, sentence)
+    show(done, as_json, lambda: sentence)

@@ -15,17 +15,6 @@ from smartcity.parameters import Parameter
 _REPORT = "05_report"
 #: Longest text taken from a browser.
 _CHARACTERS = 60
-_WORDS = {
-    "title": "Make a report",
-    "about": "For a question, a site and a period of your choice.",
-    "command": "The same as a command",
-    "copy": "Copy",
-    "copied": "Copied.",
-    "ask": "Ask for it",
-    "range": "{low} to {high} {unit}",
-    "yes": "yes",
-    "no": "no",
-}
 #: What a parameter is called here, where its name says little.
 _LABELS = {"domain": "Question", "as_of": "Up to"}
 _MADE = "It is made within a minute where the scheduler runs; the list of reports shows it then."
@@ -70,7 +59,7 @@ class Ask(anywidget.AnyWidget):
         self._asked = {name: spec for name, spec in known.items() if _is_asked(spec)}
         super().__init__(
             may_ask=settings.current().dashboard_requests,
-            texts={name: words.say(text) for name, text in _WORDS.items()},
+            texts=words.texts("ask"),
             values={name: _text(spec.default) for name, spec in self._asked.items()},
             **traits,
         )
@@ -139,7 +128,7 @@ class Ask(anywidget.AnyWidget):
         elif spec.name == "site":
             choices = {site: site for site in self._sites()}
         elif spec.type == "bool":
-            choices = {"true": _WORDS["yes"], "false": _WORDS["no"]}
+            choices = {"true": "yes", "false": "no"}
         if choices or spec.kind == "date":
             kind = "choice" if choices else "date"
         return {

@@ -69,7 +69,7 @@ class Form(anywidget.AnyWidget):
         super().__init__(
             page=predictor.domain.name,
             fields=fields,
-            texts={name: words.say(text) for name, text in _FORM.items()},
+            texts=words.texts("form"),
             values=dict(question.inputs),
             answer=self._answered(),
             **traits,
@@ -106,8 +106,7 @@ class Charts(anywidget.AnyWidget):
 
     def __init__(self, words: Words, **traits: Any) -> None:
         """Wait for figures."""
-        texts = {name: words.say(text) for name, text in _CHARTS.items()}
-        super().__init__(texts=texts, **traits)
+        super().__init__(texts=words.texts("charts"), **traits)
         self._words = words
         self.on_msg(self._send_plotly)
 
@@ -123,30 +122,6 @@ class Charts(anywidget.AnyWidget):
             self.send("plotly", buffers=[get_plotlyjs().encode()])
 
 
-_FORM = {
-    "title": "What if…",
-    "about": "Move an input; the answer follows.",
-    "usual": "Usual values",
-    "missing": "no reading",
-    "seen": "seen {low} to {high}",
-    "below": "below anything the model has seen",
-    "above": "above anything the model has seen",
-    "exact": "exact value",
-    "options": "More about the place",
-    "answer": "Answer",
-}
-_CHARTS = {
-    "table": "Table",
-    "csv": "Download CSV",
-    "surface": "Show in 3D",
-    "flat": "Show flat",
-    "failed": "This browser cannot draw in 3D; the flat chart says the same.",
-    "time": "Time",
-    "item": "What",
-    "rows": "The first {shown} of {all} rows; the file has them all.",
-}
-
-
 def _field(words: Words, spec: Input, seen: CardInput) -> dict[str, Any]:
     """Say how an input is asked for: a slider a little wider than what the model has seen."""
     margin = (seen.high - seen.low) * 0.15
@@ -155,27 +130,18 @@ def _field(words: Words, spec: Input, seen: CardInput) -> dict[str, Any]:
         low, high = spec.low, spec.high
     decimals = 0 if spec.whole else max(0, len(f"{spec.step:g}".partition(".")[2]))
     return {
-        "name": spec.name,
+        **spec.model_dump(include={"name", "low", "high", "step", "optional"}),
         "label": words.say(spec.label),
         "unit": words.say(spec.unit),
-        "low": spec.low,
-        "high": spec.high,
         "min": round(low, decimals),
         "max": round(high, decimals),
-        "step": spec.step,
         "decimals": decimals,
         "seen": [seen.low, seen.high],
         "usual": seen.typical,
-        "optional": spec.optional,
     }
 
 
 def _option(words: Words, option: Option) -> dict[str, Any]:
     """Say how a number is asked for that changes only what an answer means."""
-    return {
-        "name": option.name,
-        "label": words.say(option.label),
-        "unit": words.say(option.unit),
-        "low": option.low,
-        "high": option.high,
-    }
+    said = {"label": words.say(option.label), "unit": words.say(option.unit)}
+    return option.model_dump(include={"name", "low", "high"}) | said

@@ -20,13 +20,6 @@ from smartcity.predict import Predictors
 
 #: What our Voila template starts from: all widgets, ready before the kernel answers.
 STATE = "application/vnd.smartcity.page+json"
-_SAID = {
-    "lost": "The connection was lost; trying to reach the page again.",
-    "gone": "The page went to sleep or was interrupted. What you set is kept.",
-    "again": "Continue",
-    "back": "Connected again.",
-    "saved": "The view was saved.",
-}
 
 
 class Dashboard(widgets.VBox):
@@ -71,7 +64,7 @@ class Dashboard(widgets.VBox):
         """Write every page, in the language chosen."""
         words = self._words
         self.head.html = html.head(words, self.titles, self.head.page, snapshot.simulated())
-        self.head.texts = {name: words.say(said) for name, said in _SAID.items()}
+        self.head.texts = words.texts("head")
         self._charts = {}
         self._monitor = Monitor(self._predictors, words, self._plain())
         pages = [self._page("overview", self._html(snapshot.overview(words)))]

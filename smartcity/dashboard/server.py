@@ -10,11 +10,11 @@ import re
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from html import escape
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from traitlets.config import Config
 from voila.app import Voila
 
 from smartcity import logs, settings
-from smartcity.dashboard import kernels, snapshot
+from smartcity.dashboard import html, kernels, snapshot
 from smartcity.errors import UsageError
 
 log = logs.get(__name__)
@@ -234,17 +234,6 @@ class _Visitors(PasswordIdentityProvider):
         return super().get_user(handler) if self.token else User("anybody")
 
 
-def _notice(title: str, text: str, more: str = "") -> str:
-    """Write a small page of words; ``more`` is HTML."""
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width"><meta name="color-scheme" '
-        'content="light dark"><style>body{font:1rem/1.5 system-ui,sans-serif;max-width:32rem;'
-        f"margin:15vh auto;padding:0 1rem}}</style></head><body><main><h1>{escape(title)}</h1>"
-        f"<p>{escape(text)}</p>{more}</main></body></html>"
-    )
-
-
 class _Answer(web.RequestHandler):
     """Says in every answer what a browser may do with it, and never more than is good to know."""
 
@@ -264,7 +253,7 @@ class _Answer(web.RequestHandler):
             404: "There is no such page here.",
         }
         text = said.get(status_code, "That did not work. Try again in a moment.")
-        self.finish(_notice(HTTPStatus(status_code).phrase, text))
+        self.finish(html.written("notice", None, HTTPStatus(status_code).phrase, text))
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log what went wrong, without the address: a token may stand in it."""
@@ -440,14 +429,9 @@ class _Login(_Guarded, LoginFormHandler):
 
     def _render(self, message: Any = None) -> None:
         after = url_escape(self.get_argument("next", self.base_url))
-        form = (
-            f'<form method="post" action="{self.base_url}login?next={after}">'
-            f"{self.xsrf_form_html()}"
-            '<label>Token <input type="password" name="password" autofocus></label> '
-            "<button>Sign in</button></form>"
-        )
+        form = html.written("login", None, self.base_url, after, self.xsrf_form_html())
         text = "That is not the token." if message else "This page is for those who know its token."
-        self.finish(_notice("SmartCity", text, form))
+        self.finish(html.written("notice", None, "SmartCity", text, form))
 
 
 class _Missing(_Answer):
@@ -506,48 +490,23 @@ class _Dashboard(Voila):
 
 
 def _config(folder: str) -> Config:
-    """Say what Voila is to do."""
+    """Say what Voila is to do: always the same, and what the settings say."""
     known = settings.current()
-    config = Config()
-    config.Voila.config_file_paths = []  # nobody's own: what is served is decided here
+    config = Config(tomllib.loads(Path(__file__).with_name("voila.toml").read_text("utf-8")))
     config.Voila.ip = known.host
     config.Voila.port = known.dashboard_port
-    config.Voila.port_retries = 0
     config.Voila.base_url = known.dashboard_base_url
-    config.Voila.open_browser = False
     config.Voila.connection_dir_root = folder
     config.Voila.token = known.dashboard_token.get_secret_value() if known.dashboard_token else ""
     config.Voila.identity_provider_class = _Visitors
     config.Voila.kernel_websocket_connection_class = _Wire
-    config.VoilaConfiguration.template = "smartcity"
-    config.VoilaConfiguration.allow_template_override = "NO"
-    config.VoilaConfiguration.allow_theme_override = "NO"
     config.VoilaConfiguration.multi_kernel_manager_class = _Sessions
-    config.VoilaConfiguration.preheat_kernel = True
     config.VoilaConfiguration.default_pool_size = _POOL
-    config.VoilaKernelManager.fill_delay = 0.2
-    # On a busy machine output comes late; without it the page would be empty and nobody told.
-    config.VoilaExecutor.iopub_timeout = 30
-    config.VoilaExecutor.raise_on_iopub_timeout = True
-    config.MappingKernelManager.kernel_info_timeout = 10.0
-    config.KernelManager.autorestart = False  # a kernel without its page is of no use to anybody
-    config.IdentityProvider.cookie_options = {"samesite": "Lax"}
-    config.ZMQChannelsWebsocketConnection.iopub_msg_rate_limit = 1e5
-    config.ZMQChannelsWebsocketConnection.iopub_data_rate_limit = 1e9
     if sys.platform == "linux":
         config.KernelProvisionerFactory.default_provisioner_name = "smartcity-forking"
         # A socket's path may have 107 characters; a kernel's id takes 65 of them.
         config.KernelManager.transport = "ipc" if len(folder) <= 40 else "tcp"
     return config
-
-
-def _allow_many_files() -> None:
-    """Open as many files as may be: a session takes a dozen, and 1,024 is the usual limit."""
-    if sys.platform != "win32":
-        import resource
-
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def serve() -> None:

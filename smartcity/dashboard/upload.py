@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from smartcity.dashboard.words import english
 from smartcity.domains import Domain, Input
 from smartcity.errors import InputError, SmartCityError
 from smartcity.predict import Predictor
@@ -31,27 +32,7 @@ REFUSED = ("input_line", "problems")
 #: What may be chosen beside the inputs.
 TIMES = {"timestamp": "Date and time", "time": "Time of day, if in its own column"}
 #: What is said here, so that it can be said in another language.
-TEXTS = {
-    "empty": "The file is empty. Choose one with a row of names and rows of readings.",
-    "no_rows": "The file has no row under its names. Add rows of readings.",
-    "too_large": "The file has {size} MB; at most {limit} MB are taken. Send it in parts.",
-    "too_long": "The file has {rows} rows; at most {limit} are taken. Send it in parts.",
-    "too_wide": "The file has {columns} columns; at most {limit} are taken. Leave some out.",
-    "not_text": "This is {what}, not a text of rows. Open it where it was made and save it as CSV.",
-    "binary": "Line {line} holds a NUL character: this is no text. Save the table as CSV.",
-    "encoding": "The file cannot be read as {encoding}. Choose another encoding.",
-    "quote": "Line {line}: a quotation mark is opened and never closed. Close it, or take it out.",
-    "long": "Line {line} has a cell of more than {limit} characters. Is a quotation mark open, or "
-    "the delimiter another?",
-    "stray": "a cell goes on after its closing quotation mark",
-    "stray_name": "Line {line}: a name goes on after its closing quotation mark. Mend it.",
-    "lacking": "No column is chosen for {fields}. Choose one for each, or add it to the file; "
-    "where a sensor gave nothing, the cell stays empty.",
-    "shared": "Column {column} is chosen for {fields}. Choose another for one of them.",
-    "both": "Columns are chosen for {time} and for {parts}. Choose one or the other.",
-    "unnamed": "The first row holds readings, not names. Check which column is what.",
-    "twice": "Columns {first} and {second} both look like {field}; {first} is taken.",
-}
+TEXTS = english("file")
 #: First bytes of files chosen by mistake.
 KINDS = {
     b"PK": "an Excel workbook or a zip archive",

@@ -9,6 +9,7 @@ import traitlets
 
 from smartcity.dashboard import snapshot, upload
 from smartcity.dashboard.upload import Answered, Layout, UploadError
+from smartcity.dashboard.words import english
 from smartcity.predict import Predictor
 
 #: Rows shown of those set aside and of those answered, reasons counted, characters of a cell.
@@ -31,64 +32,7 @@ _EXAMPLES = {
     "sample": (upload.sample, "simulated-{}.csv"),
     "broken": (upload.broken, "simulated-{}-broken.csv"),
 }
-WORDS = {
-    "about": "Every row of a CSV file is checked and answered at once. Nothing is stored: the file "
-    "and its answers are only in this session's memory until you clear them or leave.",
-    "file": "CSV file",
-    "limit": "At most {size} MB and {rows} rows. It can be dropped here, too.",
-    "sample": "Try the sample",
-    "broken": "Try the broken one",
-    "get_sample": "Download the sample",
-    "get_broken": "Download the broken one",
-    "examples": "Both are simulated: made up around the model's usual values, read by no sensor.",
-    "busy": "Reading and checking {name} …",
-    "making": "Making the file …",
-    "saved": "{name} was handed to your browser.",
-    "cleared": "The file and its answers are forgotten.",
-    "unreadable": "{name} cannot be read here. Choose it again; a folder cannot be taken.",
-    "lost": "The server does not answer. Reload the page and choose the file again.",
-    "how": "How the file was read: change what was guessed wrong",
-    "layout": "How the file is written",
-    "delimiter": "Cells are parted by",
-    "decimal": "Decimal mark",
-    "encoding": "Encoding",
-    "header": "The first row holds names",
-    "mapping": "Which column is what",
-    "needed": "needed",
-    "none": "not in my file",
-    "summary": "{name}: {total} rows: {answered} answered, {refused} set aside.",
-    "reasons": "Why rows were set aside",
-    "times": "Rows",
-    "reason": "Reason",
-    "more_reasons": "… and {count} more reasons; the file of rows set aside has them all.",
-    "refused": "Rows set aside: the first {shown} of {all} problems",
-    "line": "Line",
-    "column": "Column",
-    "value": "Value",
-    "problem": "Problem",
-    "row": "whole row",
-    "answered": "Answers: the first {shown} of {all} rows",
-    "low": "Likely from",
-    "high": "to",
-    "confidence": "Sure",
-    "mind": "To mind",
-    "edge": "At the edge of what the model has seen: {inputs}.",
-    "take_csv": "Answers as CSV",
-    "take_parquet": "Answers as Parquet",
-    "take_xlsx": "Answers for Excel",
-    "take_refused": "Rows set aside as CSV",
-    "clear": "Clear",
-    ",": "comma",
-    ";": "semicolon",
-    "\t": "tab",
-    "|": "vertical bar",
-    ".": "point",
-    "utf-8-sig": "UTF-8",
-    "cp1252": "Windows-1252",
-    "latin-1": "Latin-1",
-}
-#: Every text of ours a visitor may read.
-TEXTS = (*WORDS.values(), *upload.TEXTS.values(), *upload.KINDS.values())
+WORDS = english("upload")
 
 
 class UploadPanel(anywidget.AnyWidget):

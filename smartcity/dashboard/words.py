@@ -3,11 +3,12 @@
 import re
 import tomllib
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-#: Language -> its own name. English is what the code says; each other one has a file beside this.
+#: Language -> its own name. English is what the code says, and ``en.toml``; each other language has
+#: a file of sentences.
 LANGUAGES = {"en": "English", "de": "Deutsch"}
 _NUMBER = re.compile(r"(?<![\w.-])[+-]?\d[\d,]*(?:\.\d+)?(?![\w.]*\d)")
 _WORD = re.compile(r"[^\W\d_]{3}")
@@ -15,6 +16,16 @@ _PERCENT = re.compile(r"(?<=\d)%")
 _PLACE = re.compile(r"\\\{\\\}")
 
 Say = Callable[[str], str]
+
+
+def english(part: str) -> dict[str, str]:
+    """Give what a part of the page says itself: the name it asks for -> English."""
+    return dict(_catalogue("en")[part])
+
+
+@cache
+def _catalogue(language: str) -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name(f"{language}.toml").read_text(encoding="utf-8"))
 
 
 class Words:
@@ -33,11 +44,10 @@ class Words:
         self._exact: dict[str, str] = {}
         self._patterns: list[tuple[re.Pattern[str], str]] = []
         if language != "en":
-            self._read(Path(__file__).with_name(f"{language}.toml"))
+            self._read(_catalogue(language))
         self.say = lru_cache(4096)(self._say) if language != "en" else str
 
-    def _read(self, path: Path) -> None:
-        known = tomllib.loads(path.read_text(encoding="utf-8"))
+    def _read(self, known: dict[str, Any]) -> None:
         form = known["format"]
         self.decimal, self.group, self.percent = form["decimal"], form["group"], form["percent"]
         texts: dict[str, str] = known["texts"]
@@ -48,6 +58,10 @@ class Words:
         for english in open_ended:
             pattern = _PLACE.sub("(.+?)", re.escape(english))
             self._patterns.append((re.compile(pattern, re.DOTALL), texts[english]))
+
+    def texts(self, part: str) -> dict[str, str]:
+        """Say what a part of the page says itself."""
+        return {name: self.say(text) for name, text in english(part).items()}
 
     def number(self, text: str) -> str:
         """Write the numbers of a text, as Python formats them, as the language does."""

@@ -87,6 +87,14 @@ class Target(_Record):
         default=(), description="Simulated values at which the next class begins"
     )
 
+    def problem(self, observed: float) -> str | None:
+        """Say what is wrong with an observation of it, or None if nothing is."""
+        high = self.high or len(self.levels) - 1
+        if self.low <= observed <= high and (not self.levels or observed % 1 == 0):
+            return None
+        kind = "a whole number from" if self.levels else "from"
+        return f"must be {kind} {self.low:g} to {high:g} {self.unit}".rstrip()
+
 
 class Format(_Record):
     """How the publisher writes the file, and what counts as a fault in it."""

@@ -5,29 +5,3 @@ from smartcity.modelling.evaluation import ASHRAE, by, headline, levels, measure
 from smartcity.modelling.importance import importance
 from smartcity.modelling.search import Search, Tried, recipe, search
 from smartcity.modelling.training import Trained, draft, judge, later, publish, served, train
-
-__all__ = [
-    "ASHRAE",
-    "NOW",
-    "Dataset",
-    "Problem",
-    "Search",
-    "Trained",
-    "Tried",
-    "by",
-    "draft",
-    "headline",
-    "importance",
-    "judge",
-    "later",
-    "levels",
-    "measure",
-    "prepare",
-    "problems",
-    "publish",
-    "recipe",
-    "search",
-    "served",
-    "table",
-    "train",
-]

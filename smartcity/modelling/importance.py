@@ -5,7 +5,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
-from scipy.stats import spearmanr
 
 from smartcity.features import CLOCK, Matrix
 from smartcity.modelling import evaluation
@@ -65,13 +64,10 @@ def _groups(tried: Tried, X: Matrix) -> dict[str, list[int]]:
 
 def _alike(X: Matrix) -> list[NDArray[np.int64]]:
     """Cluster columns by the agreement of their ranks (Spearman), all pairs in a cluster alike."""
-    known = X[~np.isnan(X).any(axis=1)]
     if X.shape[1] == 1:
         return [np.array([0])]
-    agreement = np.abs(np.atleast_2d(spearmanr(known).statistic))
-    if agreement.shape == (1, 1):  # two columns give one number
-        agreement = np.array([[1.0, agreement[0, 0]], [agreement[0, 0], 1.0]])
-    far = np.clip(1 - np.nan_to_num(agreement), 0, 1)
+    agreement = pd.DataFrame(X).dropna().corr("spearman").abs().fillna(0)
+    far = np.clip(1 - agreement.to_numpy(), 0, 1)
     np.fill_diagonal(far, 0)
     tree = linkage(squareform((far + far.T) / 2, checks=False), "complete")
     number = fcluster(tree, 1 - ALIKE, "distance")

@@ -3,15 +3,3 @@
 from smartcity.predict.predictor import Ahead, Interval, Prediction, Predictor
 from smartcity.predict.rows import faults, history_model, plain, row_model
 from smartcity.predict.serving import Predictors
-
-__all__ = [
-    "Ahead",
-    "Interval",
-    "Prediction",
-    "Predictor",
-    "Predictors",
-    "faults",
-    "history_model",
-    "plain",
-    "row_model",
-]

@@ -58,8 +58,6 @@ class Rows:
         self._asked = [header[place] for place in self._places.values()]
         view = self._card.parts[self._card.champion].view
         self._timed = self._card.champion if view.clock and not view.history else NOW
-        ranges = [(spec.low, spec.high) for spec in self._card.inputs]
-        self._low, self._high = np.array(ranges, dtype=np.float32).T
 
     def answer(self, batch: Batch) -> tuple[list[Any], bytes, int]:
         """Answer what can be answered, and say why not the rest.
@@ -197,7 +195,7 @@ class Rows:
                 figures[1, rows], figures[2, rows] = scored.low, scored.high
             if scored.shares is not None:  # Python's own rounding, as every other answer has it
                 figures[3, rows] = [round(p, 4) for p in scored.shares.max(axis=1).tolist()]
-            said[rows] = self._warnings(part, inputs[rows], when)
+            said[rows] = self._warnings(inputs[rows], when)
         words = pa.array([level.label for level in self._domain.target.levels], pa.string())
         classes = pa.array(figures[0].astype(np.int8)) if len(words) else pa.nulls(size, pa.int8())
         prediction, low, high, confidence = (pa.array(row, from_pandas=True) for row in figures)
@@ -205,30 +203,12 @@ class Rows:
         version = pa.repeat(self._card.version, size)
         return [prediction, words.take(classes), low, high, confidence, warnings, version]
 
-    def _warnings(self, part: str, inputs: Matrix, at: Times | None) -> NDArray[np.object_]:
+    def _warnings(self, inputs: Matrix, at: Times | None) -> list[str]:
         """Put what speaks against each answer into words; for most rows that is nothing."""
         notes = ["The model was trained on simulated readings, not on a real city."]
         notes = notes if self._predictor.simulated else []
-        lacking = np.isnan(inputs) & np.isin(self._domain.names, self._card.parts[part].view.inputs)
-        odd = ((inputs < self._low) | (inputs > self._high)).any(axis=1) | self._far(inputs)
-        # Of most only what is missing can be said: the same wherever the same is missing.
-        kinds = lacking @ (1 << np.arange(inputs.shape[1]))
-        kinds[odd] = -1 - np.flatnonzero(odd)
-        _, first, kind = np.unique(kinds, return_index=True, return_inverse=True)
-        found = self._predictor.standing(inputs[first], None if at is None else at[first])
-        said = [" ".join([*standing.warnings, *notes]) for standing in found]
-        return np.array(said, dtype=object)[kind]
-
-    def _far(self, inputs: Matrix) -> Mask:
-        """Find the rows that may not go together as in training: all of these, and a few more."""
-        novelty = self._card.novelty
-        if not novelty:
-            return np.zeros(len(inputs), dtype=bool)
-        places = [self._domain.names.index(name) for name in novelty.inputs]
-        off = features.on_log_scale(inputs[:, places]) - np.array(novelty.mean)
-        off[np.isnan(off)] = 0.0
-        distance = (off * (off @ np.array(novelty.precision))).sum(axis=1)
-        return np.asarray(distance > 0.999 * novelty.limit)
+        found = self._predictor.standing(inputs, at)
+        return [" ".join([*standing.warnings, *notes]) for standing in found]
 
 
 def as_lines(rows: Iterable[Sequence[object]]) -> bytes:

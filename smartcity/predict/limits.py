@@ -59,11 +59,18 @@ class Limits:
         lacking = np.isnan(rows) & self._looked_at
         outside = (rows < self._low) | (rows > self._high) if off.any() else off
         odd = self._odd(rows)
-        noted = off.any(axis=1) | lacking.any(axis=1) | (odd >= 0)
         standings = [_USUAL] * len(rows)
+        noted = off.any(axis=1) | (odd >= 0)
         for n in noted.nonzero()[0].tolist():
             place = -1 if outside[n].any() else int(odd[n])
             standings[n] = self._standing(rows[n], outside[n], off[n], lacking[n], place)
+        # Of most only what is missing can be said: the same wherever the same is missing.
+        known: dict[bytes, Standing] = {}
+        for n in (lacking.any(axis=1) & ~noted).nonzero()[0].tolist():
+            key = lacking[n].tobytes()
+            if key not in known:
+                known[key] = self._standing(rows[n], outside[n], off[n], lacking[n], -1)
+            standings[n] = known[key]
         return standings
 
     def _standing(

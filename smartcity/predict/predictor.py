@@ -284,6 +284,10 @@ class Predictor:
             groups.append(Group(*choice, places, taken, X, self._scored(choice[0], X)))
         return groups
 
+    def part_of(self, said: Mapping[str, Any]) -> str:
+        """Name the part that gave an answer about now."""
+        return NOW if said["based_on"] == self._same[NOW]["based_on"] else self.card.champion
+
     def keys(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes | None]:
         """Give what each row's answer hangs on: equal keys, equal answers.
 

@@ -5,6 +5,7 @@ Source: https://w3id.org/ro/crate, as the rocrate library writes it; profile "Pr
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
@@ -28,46 +29,37 @@ def write(run: Run, domain: Domain, home: Path) -> None:
     crate.description = f"What {run.notebook} made for {domain.title}."
     crate.datePublished = run.ended_at
     crate.license = domain.licence
-    profile = {"@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}
-    crate.root_dataset["conformsTo"] = crate.add(ContextEntity(crate, _PROFILE, profile))
+
+    def add(identifier: str, kind: str, **about: str) -> Any:
+        return crate.add(ContextEntity(crate, identifier, {"@type": kind, **about}))
+
+    profile = add(_PROFILE, "CreativeWork", name="Process Run Crate", version="0.5")
+    crate.root_dataset["conformsTo"] = profile
     results = [
         crate.add_file(home / name, name, properties={"sha256": sha256})
         for name, sha256 in run.outputs.items()
     ]
     given = [
-        crate.add(
-            ContextEntity(
-                crate,
-                f"#input-{source['name']}",
-                {"@type": "CreativeWork", "name": source["name"], "sha256": source["sha256"]},
-            )
-        )
-        for source in run.inputs
+        add(f"#input-{s['name']}", "CreativeWork", name=s["name"], sha256=s["sha256"])
+        for s in run.inputs
     ]
     if run.model_version:
-        about = {"@type": "CreativeWork", "name": f"model {run.domain} {run.model_version}"}
-        about |= {"version": run.model_version, "sha256": str(run.code.get("model"))}
-        given.append(crate.add(ContextEntity(crate, "#model", about)))
+        about = {"version": run.model_version, "sha256": str(run.code.get("model"))}
+        name = f"model {run.domain} {run.model_version}"
+        given.append(add("#model", "CreativeWork", name=name, **about))
     given += [
-        crate.add(
-            ContextEntity(
-                crate,
-                f"#parameter-{name}",
-                {"@type": "PropertyValue", "name": name, "value": json.dumps(value)},
-            )
-        )
+        add(f"#parameter-{name}", "PropertyValue", name=name, value=json.dumps(value))
         for name, value in run.parameters.items()
     ]
-    tool = {"@type": "SoftwareApplication", "name": f"SmartCity {run.notebook}"}
-    tool |= {"version": run.smartcity, "sha256": str(run.code.get("notebook"))}
-    instrument = crate.add(ContextEntity(crate, f"#{run.notebook}", tool))
-    done = {"@type": "CreateAction", "name": crate.name}
-    done |= {"startTime": run.started_at, "endTime": run.ended_at}
+    tool = {"version": run.smartcity, "sha256": str(run.code.get("notebook"))}
+    instrument = add(
+        f"#{run.notebook}", "SoftwareApplication", name=f"SmartCity {run.notebook}", **tool
+    )
     ended = "Completed" if run.status == "succeeded" else "Failed"
-    done |= {"actionStatus": f"http://schema.org/{ended}ActionStatus"}
-    if run.error:
-        done["error"] = str(run.error["message"])
-    action = crate.add(ContextEntity(crate, f"#{run.id}", done))
+    done = {"actionStatus": f"http://schema.org/{ended}ActionStatus"}
+    done |= {"error": str(run.error["message"])} if run.error else {}
+    times = {"startTime": run.started_at, "endTime": run.ended_at}
+    action = add(f"#{run.id}", "CreateAction", name=crate.name, **times, **done)
     action["instrument"], action["object"], action["result"] = instrument, given, results
     crate.root_dataset["mentions"] = action
     graph = crate.metadata.generate()

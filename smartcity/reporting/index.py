@@ -39,15 +39,20 @@ def write() -> None:
     with atomic.lock(home):  # who comes later knows more, and must not be overtaken
         known = domains.load_all()
         titles = {name: domain.title for name, domain in known.items()}
-        places = [path for path in (home / "runs").glob("*/[!.]*") if path.is_dir()]
-        every = [run for path in places for run in runs.listed(path.parent.name, path.name)]
-        lines = [_line(run, titles) for run in sorted(every, key=lambda r: r.id, reverse=True)]
+        every = sorted(everything(), key=lambda run: run.id, reverse=True)
+        lines = [_line(run, titles) for run in every]
         cards = [_card(domain, lines) for domain in known.values()]
         page = templates.render("index.html.j2", cards=cards, lines=lines)
         atomic.write(home / "index.html", page)
         news = sorted(lines, key=lambda line: str(line["updated"]), reverse=True)[:_NEWS]
         feed = templates.render("feed.xml.j2", id=_identity(home / "feed.xml"), lines=news)
         atomic.write(home / "feed.xml", feed)
+
+
+def everything() -> list[Run]:
+    """List all runs there are."""
+    places = sorted((settings.current().reports / "runs").glob("*/[!.]*/"))
+    return [run for place in places for run in runs.listed(place.parent.name, place.name)]
 
 
 def _line(run: Run, titles: dict[str, str]) -> dict[str, Any]:

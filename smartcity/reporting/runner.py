@@ -33,7 +33,7 @@ from smartcity.runs import Run
 log = logs.get(__name__)
 
 #: The rooms whose code decides what a notebook shows; a change there makes runs stale.
-_MAKING = ("domains/*.py", "data/*.py", "modelling/*.py", "features.py", "charts.py")
+_MAKING = ("domains/*.py", "data/*.py", "modelling/*.*", "features.py", "charts.py")
 #: Whose versions a record names.
 _PACKAGES = ("numpy", "pandas", "scikit-learn", "onnxruntime", "plotly")
 #: What is made for the council: without code, with a document to print.

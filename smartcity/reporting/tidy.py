@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import NamedTuple
 
-from smartcity import atomic, logs, registry, runs, settings
+from smartcity import atomic, logs, registry
 from smartcity.reporting import index, schedule
 from smartcity.reporting.schedule import Keep
 from smartcity.runs import Run
@@ -32,7 +32,7 @@ def due(now: datetime) -> list[Goes]:
         UsageError: The schedule does not fit.
     """
     keeps = {name: entry.keep for name, entry in schedule.read().items()}
-    return plan(everything(), keeps, BY_HAND, now)
+    return plan(index.everything(), keeps, BY_HAND, now)
 
 
 def plan(
@@ -86,9 +86,3 @@ def remove(going: Sequence[Goes]) -> None:
         log.info("run removed", run=run.id, notebook=run.notebook, domain=run.domain, why=why)
     if going:
         index.write()
-
-
-def everything() -> list[Run]:
-    """List all runs there are."""
-    places = sorted((settings.current().reports / "runs").glob("*/*/"))
-    return [run for place in places for run in runs.listed(place.parent.name, place.name)]

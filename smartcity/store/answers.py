@@ -3,8 +3,9 @@
 import base64
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 from typing import Any, Literal
 from uuid import UUID
 
@@ -20,6 +21,13 @@ from smartcity.store.tables import daily, feedback, metrics, predictions
 Row = dict[str, Any]
 #: Larger observations are mistakes, and their squares would spoil every sum.
 _LARGEST = 1e100
+#: Answers asked about, noted or fetched in one go.
+_AT_ONCE = 500
+#: What is told of an answer.
+TOLD = (
+    *("id", "model_version", "part", "timestamp"),
+    *("prediction", "low", "high", "confidence", "observed"),
+)
 _SUMS = ("predictions", "observed", "abs_error", "squared_error", "correct")
 
 
@@ -106,25 +114,119 @@ def add_feedback(
     if not abs(observed) <= _LARGEST:
         raise UsageError(f"observed must be a number between {-_LARGEST:g} and {_LARGEST:g}.")
     mine = or_(predictions.c.user_id.is_(None), predictions.c.user_id == user_id)
-    row = {
-        "prediction_id": prediction_id,
-        "observed": observed,
-        "user_id": user_id,
-        "created_at": datetime.now(UTC),
-    }
     try:
         with transaction(write=True) as connection:
             asked = select(predictions.c.id).where(predictions.c.id == prediction_id, mine)
             if connection.execute(asked).first() is None:
                 return "unknown"
-            statement = insert(connection, feedback).values(row).on_conflict_do_nothing()
-            made = statement.returning(feedback.c.prediction_id)
-            if connection.execute(made).first():
-                return "created"
-            said = select(feedback.c.observed).where(feedback.c.prediction_id == prediction_id)
-            return "same" if connection.scalar(said) == observed else "different"
+            return _note(connection, {prediction_id: observed}, user_id)[prediction_id]
     except IntegrityError:
         return "unknown"  # it was erased in between
+
+
+def _note(
+    connection: Connection, truths: Mapping[UUID, float], user_id: UUID | None
+) -> dict[UUID, Literal["created", "same", "different"]]:
+    """Note truths of answers that are there; what was said before stays."""
+    common = {"user_id": user_id, "created_at": datetime.now(UTC)}
+    rows = [{"prediction_id": key, "observed": value} | common for key, value in truths.items()]
+    statement = insert(connection, feedback).values(rows).on_conflict_do_nothing()
+    made = set(connection.scalars(statement.returning(feedback.c.prediction_id)))
+    asked = select(feedback.c.prediction_id, feedback.c.observed)
+    said = dict(connection.execute(asked.where(feedback.c.prediction_id.in_(truths))).all())
+    return {
+        key: "created" if key in made else "same" if said[key] == value else "different"
+        for key, value in truths.items()
+    }
+
+
+def observe(truths: Mapping[UUID, float]) -> tuple[int, dict[UUID, str]]:
+    """Note what the operator knows of anybody's answers: all of it, or nothing at all.
+
+    Args:
+        truths: Answer -> what was observed.
+
+    Returns:
+        How many had no truth before, and what is wrong with the others; if anything is, nothing
+        was noted.
+
+    Raises:
+        DatabaseError: The database is out of reach.
+    """
+    known, created, faults = domains.load_all(), 0, dict[UUID, str]()
+    keys = iter(truths)
+    with transaction(write=True) as connection:
+        while some := list(islice(keys, _AT_ONCE)):
+            asked = select(predictions.c.id, predictions.c.model_name)
+            # Locked: none of them can be erased before its truth is in.
+            asked = asked.with_for_update(read=True, key_share=True)
+            names = dict(connection.execute(asked.where(predictions.c.id.in_(some))).all())
+            good = {}
+            for key in some:
+                target = known[names[key]].target if names.get(key) in known else None
+                fault = target.problem(truths[key]) if target else "no answer of this id is kept"
+                if fault:
+                    faults[key] = fault
+                else:
+                    good[key] = truths[key]
+            for key, outcome in (_note(connection, good, None) if good else {}).items():
+                created += outcome == "created"
+                if outcome == "different":
+                    faults[key] = "another value was observed already; it stays"
+        if faults:
+            connection.rollback()
+    return 0 if faults else created, faults
+
+
+def unobserved(model_name: str) -> Iterator[tuple[UUID, Row]]:
+    """Go through a model's answers that say which time they speak of and have no truth yet.
+
+    Returns:
+        Their ids and their inputs, ``timestamp`` among them.
+
+    Raises:
+        DatabaseError: The database is out of reach.
+    """
+    query = (
+        select(predictions.c.id, predictions.c.input_data)
+        .outerjoin_from(predictions, feedback)
+        .where(
+            predictions.c.model_name == model_name,
+            feedback.c.prediction_id.is_(None),
+            predictions.c.input_data["timestamp"].as_string().is_not(None),
+        )
+    )
+    with transaction() as connection:
+        for row in connection.execute(query.execution_options(yield_per=_AT_ONCE)):
+            yield row.id, row.input_data
+
+
+def told(
+    model_name: str, since: datetime | None = None, *, observed: bool = False
+) -> Iterator[tuple[Any, ...]]:
+    """Go through a model's answers, oldest first, each beside what was observed, if anything.
+
+    Args:
+        model_name: The model.
+        since: Leave out answers made before.
+        observed: Leave out those whose truth is not known yet.
+
+    Returns:
+        The columns ``TOLD``.
+
+    Raises:
+        DatabaseError: The database is out of reach.
+    """
+    query = (
+        select(*(predictions.c[name] for name in TOLD[:-1]), feedback.c.observed)
+        .join_from(predictions, feedback, isouter=not observed)
+        .where(predictions.c.model_name == model_name, predictions.c.timestamp.is_not(None))
+        .order_by(predictions.c.timestamp, predictions.c.id)
+    )
+    if since is not None:
+        query = query.where(predictions.c.timestamp >= since)
+    with transaction() as connection:
+        yield from connection.execute(query.execution_options(yield_per=_AT_ONCE))
 
 
 def live_accuracy() -> dict[str, dict[str, float]]:

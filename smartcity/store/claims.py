@@ -280,25 +280,16 @@ def pause(report: str, now: datetime, *, paused: bool) -> None:
         connection.execute(change)
 
 
-def paused() -> set[str]:
-    """Name the reports that were paused.
+def looked() -> dict[str, tuple[datetime, bool]]:
+    """Tell of each report when ``report due`` last looked for it, and whether it was paused.
 
     Raises:
         DatabaseError: The database is out of reach.
     """
     with transaction() as connection:
-        return set(connection.scalars(select(schedules.c.report).where(schedules.c.paused)))
-
-
-def looked() -> dict[str, datetime]:
-    """Tell of each report when ``report due`` last looked for it.
-
-    Raises:
-        DatabaseError: The database is out of reach.
-    """
-    with transaction() as connection:
-        found = connection.execute(select(schedules.c.report, schedules.c.since))
-        return {row.report: row.since for row in found}
+        return {
+            row.report: (row.since, row.paused) for row in connection.execute(select(schedules))
+        }
 
 
 def last(report: str) -> list[Due]:

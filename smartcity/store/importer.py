@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal, NotRequired
 from uuid import UUID
 
 import orjson
@@ -50,6 +50,7 @@ class Prediction(TypedDict):
     confidence: FiniteFloat | None
     low: FiniteFloat | None
     high: FiniteFloat | None
+    part: NotRequired[Annotated[str, Field(max_length=20)] | None]
     timestamp: AwareDatetime
 
 
@@ -242,7 +243,7 @@ def _store(connection: Connection, rows: list[Row]) -> None:
     groups: dict[str, list[Row]] = {"prediction": [], "metric": []}
     for row in rows:
         groups[row["kind"]].append({k: v for k, v in row.items() if k != "kind"})
-    told = groups["prediction"]
+    told = [{"part": None} | row for row in groups["prediction"]]
     if owners := {row["user_id"] for row in told} - {None}:
         # The lock keeps them from being erased before their answers are in.
         people = tables.users.c

@@ -79,6 +79,7 @@ predictions = _table(
     Column("model_version", String(20)),
     Column("low", Float),
     Column("high", Float),
+    Column("part", String(20)),  # which of the version's models; None: not noted
     Index(None, "user_id", "timestamp", "id"),  # a person's own, newest first
     Index(None, "timestamp"),  # what is due to be forgotten
 )

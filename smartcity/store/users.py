@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 from sqlalchemy import Connection, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -209,20 +210,11 @@ def export_user(email: str) -> dict[str, Any]:
             "feedback": select(feedback).where(about),
             "audit": select(audit).where(audit.c.subject == mine.hex),
         }
-        held = {
-            name: [_plain(row) for row in connection.execute(query).mappings()]
-            for name, query in queries.items()
-        }
-    return {"user": _plain(person), **held}
-
-
-def _plain(row: Any) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, datetime):
-            return value.isoformat()
-        return str(value) if isinstance(value, UUID) else value
-
-    return {name: plain(value) for name, value in row.items()}
+        held: dict[str, Any] = {"user": person}
+        for name, query in queries.items():
+            held[name] = [dict(row) for row in connection.execute(query).mappings()]
+    # SQLAlchemy's names are no plain strings; times and ids become text.
+    return dict(orjson.loads(orjson.dumps(held, option=orjson.OPT_NON_STR_KEYS)))
 
 
 def erase_user(email: str) -> dict[str, int]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -34,8 +35,12 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 #: Seconds a question to the database is answered from memory.
 _FRESH = 15.0
+#: Days that answers are looked back on with ranges.
+_DAYS = 30
 #: Seconds the database is waited for.
 _PATIENCE = 2.0
+#: After a question that took longer than that, this many times as long nothing is asked.
+_REST = 20
 #: Routes by which others look after us: no requests anybody waits for.
 _PROBES = ("/health", "/metrics")
 _BESIDE = ThreadPoolExecutor(1, "accuracy")
@@ -71,8 +76,8 @@ class _Machine(Collector):
 
     def __init__(self) -> None:
         self._accuracy: list[Metric] = []
-        self._asked = -_FRESH
-        self._asking: Future[list[Metric]] | None = None
+        self._asked, self._pause = -_FRESH, 0.0
+        self._asking: Future[tuple[list[Metric], float]] | None = None
 
     def collect(self) -> Iterator[Metric]:
         known = settings.current()
@@ -94,30 +99,54 @@ class _Machine(Collector):
 
     def _live(self) -> list[Metric]:
         """Give how answers turned out, as last known where the database takes its time."""
-        if self._asking is None and time.monotonic() - self._asked > _FRESH:
-            self._asked, self._asking = time.monotonic(), _BESIDE.submit(_accuracy)
+        if self._asking is None and time.monotonic() - self._asked > max(_FRESH, self._pause):
+            self._asked, self._asking = time.monotonic(), _BESIDE.submit(_timed)
         if self._asking:
             with suppress(TimeoutError):
-                self._accuracy = self._asking.result(timeout=_PATIENCE)
+                self._accuracy, seconds = self._asking.result(timeout=_PATIENCE)
+                self._pause = seconds * _REST if seconds > _PATIENCE else 0.0
                 self._asking = None
         return self._accuracy
 
 
-def _accuracy() -> list[Metric]:
-    """Ask how answers turned out, from what was observed afterwards; none while it is not known."""
-    from smartcity.store import answers
-
+def _timed() -> tuple[list[Metric], float]:
+    """Ask how answers turned out, and say how long it took; nothing while it is not known."""
+    started = time.monotonic()
     try:
-        known = answers.live_accuracy()
+        found = _accuracy()
     except SmartCityError as error:
         log.warning("live accuracy unknown", error=str(error))
-        return []
+        found = []
+    return found, time.monotonic() - started
+
+
+def _accuracy() -> list[Metric]:
+    """Tell how answers turned out, from what was observed afterwards."""
+    from smartcity.store import answers
+
+    known = answers.live_accuracy()
     about = "How answers turned out, where the truth was sent"
     family = GaugeMetricFamily("smartcity_live_accuracy", about, labels=["domain", "measure"])
     for domain, measures in known.items():
         for measure, value in measures.items():
             family.add_metric([domain, measure], float(value))
-    return [family]
+    return [family, _recent()]
+
+
+def _recent() -> Metric:
+    """Tell the same of the last days alone, by version and part, with ranges."""
+    from smartcity.monitoring import accuracy
+
+    about = f"How answers of the last {_DAYS} days turned out, with 95 % ranges"
+    family = GaugeMetricFamily(
+        "smartcity_live_recent", about, labels=["domain", "version", "part", "measure"]
+    )
+    since = datetime.now(UTC) - timedelta(days=_DAYS)
+    for name, domain in domains.load_all().items():
+        for group in accuracy.look(domain, "month", since, observed=True).groups:
+            for measure, value in accuracy.flat(group.overall).items():
+                family.add_metric([name, group.version, group.part, measure], value)
+    return family
 
 
 def _gauge(name: str, about: str, value: float) -> Metric:
