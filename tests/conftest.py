@@ -36,6 +36,10 @@ QUIET = [
     "--disable-sync",
 ]
 
+# A shell's background jobs ignore Ctrl-C, and what they start inherits that; some tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @contextmanager
 def at_home(folder: Path, **more: str) -> Iterator[Path]:

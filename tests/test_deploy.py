@@ -48,7 +48,7 @@ def test_what_is_called_are_commands_of_ours() -> None:
     for words in commands():
         answer = CliRunner().invoke(app, [*words, "--help"])
         assert answer.exit_code == 0, words
-        assert words in [["report", "due"], ["backup", "create"]]
+        assert words in [["report", "due"], ["backup", "create"], ["backup", "drill"]]
 
 
 def test_the_dashboards_unit_is_given_no_secret_but_its_own() -> None:
