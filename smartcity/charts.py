@@ -501,3 +501,24 @@ def findings(reasons: Sequence[str], counts: Sequence[int]) -> Chart:
         xaxis=_titled("findings"),
         yaxis={"autorange": "reversed"},
     )
+
+
+def alarms(told: Sequence[tuple[str, str, str, str]]) -> list[Chart]:
+    """Draw when sensors did what they had not done before; nothing where none did.
+
+    Args:
+        told: For each alarm the sensor, its kind, when it began and ended; ISO 8601.
+    """
+    traces = []
+    kinds = sorted({kind for _, kind, *_ in told})
+    for kind, colour in zip(kinds, [*SEQUENCE, NAIVE], strict=False):
+        mine = [(sensor, ends) for sensor, its, *ends in told if its == kind]
+        x = [at for _, ends in mine for at in (*ends, None)]
+        y = [name for sensor, _ in mine for name in (sensor, sensor, None)]
+        trace = _line(x, y, kind, color=colour, width=9)
+        traces.append(trace.update(mode="lines+markers", marker={"size": 9}))
+    sensors = list(dict.fromkeys(sensor for sensor, *_ in told))
+    summary = f"Number of alarms: {len(told)}; of sensors: {len(sensors)}."
+    axis = {"type": "category", "autorange": "reversed", "ticks": "outside"}
+    title, height = "Alarms by sensor", 150 + 28 * len(sensors)
+    return [_figure("alarms", title, summary, traces, height=height, yaxis=axis)] if told else []

@@ -156,7 +156,7 @@ def code_lines(path: Path) -> int:
 def test_the_package_stays_small() -> None:
     sizes = {path: code_lines(path) for path in PACKAGE.rglob("*.py")}
 
-    assert sum(sizes.values()) <= 15300
+    assert sum(sizes.values()) <= 15400
     assert max(sizes.values()) <= 420
 
 

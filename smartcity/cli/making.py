@@ -13,7 +13,7 @@ from smartcity.errors import SmartCityError
 
 @app.command("run")
 def run_notebook(
-    notebook: Annotated[str, typer.Argument(help="01_explore, 02_train, 03_evaluate, 05_report")],
+    notebook: Annotated[str, typer.Argument(help="As in 01_explore, 05_report, 06_monitor")],
     domain: Annotated[str, typer.Option(help="air_quality, traffic or energy")],
     parameter: Parameters = None,
     as_json: AsJson = False,

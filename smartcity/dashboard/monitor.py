@@ -124,6 +124,8 @@ def _trust(words: Words, predictors: Predictors, now: health.Health) -> str:
                     text(words, found.note if found else "the API does not say"),
                 ]
             )
+        if watched := runs.latest("06_monitor", name):
+            moved.append(_watched(words, title, watched))
         run = runs.latest("05_report", name)
         drift = (runs.facts(run) or {}).get("drift") if run else None
         moved += [_moved(words, title, drift)] if drift else []
@@ -139,6 +141,20 @@ def _trust(words: Words, predictors: Predictors, now: health.Health) -> str:
         f"{section(words, 'Is the model still right?')}{table(words, caption, header, rows)}"
         f"{section(words, 'Have the readings moved?')}{''.join(moved)}"
     )
+
+
+def _watched(words: Words, title: str, run: Run) -> str:
+    """Write what the last monitoring report says, and what goes on at the sensors."""
+    facts = runs.facts(run) or {}
+    on = [event for event in facts.get("events", ()) if event["until"] is None]
+    listed = "".join(
+        f"<li>⚠ {' '.join(text(words, f'{said}.') for said in event['said'])} "
+        f"{text(words, event['advice'])}</li>"
+        for event in on
+    )
+    about = f"<strong>{text(words, title)}</strong>: {text(words, facts.get('sentence', ''))}"
+    link = next(_links(words, run), "")
+    return f"<p>{about} {link}</p>" + (f'<ul class="smartcity-warning">{listed}</ul>' if on else "")
 
 
 def _moved(words: Words, title: str, drift: Mapping[str, Any]) -> str:
@@ -207,6 +223,7 @@ def _links(words: Words, run: Run) -> Iterator[str]:
         if not served:
             yield escape(name)
             continue
-        place = f"{served}smartcity/reports/{run.domain}/{run.id}/{name}"
+        folder = f"{run.notebook}/{run.domain}".removeprefix("05_report/")
+        place = f"{served}smartcity/reports/{folder}/{run.id}/{name}"
         how = 'target="_blank"' if name == "report.html" else "download"
         yield f'<a href="{place}" {how}>{said} ({escape(kilobytes)} kB)</a>'

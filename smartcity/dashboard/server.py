@@ -404,10 +404,10 @@ class _Report(_Guarded):
     policy = _REPORT_POLICY
 
     @web.authenticated
-    async def get(self, name: str) -> None:
-        """Send one."""
+    async def get(self, notebook: str | None, name: str) -> None:
+        """Send one; a report's own unless the address names another notebook."""
         self.set_header("Cache-Control", "private, no-cache")
-        await self.send_file(settings.current().reports / "runs" / "05_report", name)
+        await self.send_file(settings.current().reports / "runs" / (notebook or "05_report"), name)
 
     head = get
 
@@ -469,7 +469,7 @@ class _Dashboard(Voila):
         kernel = r"api/kernels/([\w-]{36})"
         static, own = r"(?:smartcity|voila/templates/smartcity)/static/(.+)", snapshot.STATIC
         library = Path(plotly.__file__).parent / "package_data"
-        report = r"(\w+/[\w-]+/[\w.-]+\.(?:html|pdf|csv|json|ipynb))"
+        report = r"(?:(06_monitor)/)?(\w+/[\w-]+/[\w.-]+\.(?:html|pdf|csv|json|ipynb))"
         handlers: list[Any] = [
             (base, _Page),
             (rf"{base}{kernel}", _Kernel),

@@ -134,7 +134,10 @@ def _accuracy() -> list[Metric]:
 
 
 def _recent() -> Metric:
-    """Tell the same of the last days alone, by version and part, with ranges."""
+    """Tell the same of the last days alone, by version and part, with ranges; and its yardstick.
+
+    Only a version that is served is worth an alarm, and an error only beside the card's.
+    """
     from smartcity.monitoring import accuracy
 
     about = f"How answers of the last {_DAYS} days turned out, with 95 % ranges"
@@ -144,7 +147,11 @@ def _recent() -> Metric:
     since = datetime.now(UTC) - timedelta(days=_DAYS)
     for name, domain in domains.load_all().items():
         for group in accuracy.look(domain, "month", since, observed=True).groups:
-            for measure, value in accuracy.flat(group.overall).items():
+            told = accuracy.flat(group.overall) | {"served": float(group.served)}
+            if card := group.verdict.before:
+                high = card.value if card.high is None else card.high
+                told |= {"card_error": card.value, "card_error_high": high}
+            for measure, value in told.items():
                 family.add_metric([name, group.version, group.part, measure], value)
     return family
 

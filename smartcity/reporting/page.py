@@ -123,7 +123,8 @@ def _period(facts: Mapping[str, Any], record: Run) -> str:
 
 def _made(record: Run) -> dict[str, str]:
     """Tell where the page comes from, for who wants to make it again."""
-    told = {"version", "previous"}  # by the runner: the model, and the report before
+    # By the runner: the model, the report before, how answers turned out.
+    told = {"version", "previous", "answers"}
     asked = {k: v for k, v in record.parameters.items() if v != "" and k not in told}
     git = record.git or {}
     dirty = ", with changes that are in no commit" if git.get("dirty") else ""
@@ -171,8 +172,8 @@ def write(notebook: Path, target: Path, record: Run) -> None:
         run=record,
         made=_made(record),
         footline=f"SmartCity · {record.notebook} · {record.domain} · {record.id}",
-        # The council reads the report, not the code; analysts open the notebook beside it.
-        show_code=record.notebook != "05_report" or record.status == "failed",
+        # Their readers want the report, not the code; analysts open the notebook beside it.
+        show_code=record.notebook not in {"05_report", "06_monitor"} or record.status == "failed",
         plotly_js=Markup(library.read_text(encoding="utf-8")) if drawn else "",
     )
     atomic.write(target, text)

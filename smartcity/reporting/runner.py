@@ -25,6 +25,7 @@ from smartcity import (
 )
 from smartcity.data import Source
 from smartcity.errors import DataError, ModelError, RunError, SmartCityError
+from smartcity.monitoring import report
 from smartcity.reporting import crate, execution, index, page, pdf, scrub
 from smartcity.reporting.execution import Progress
 from smartcity.reporting.ticket import Ticket
@@ -101,6 +102,8 @@ def _filled(notebook: Path, values: Mapping[str, Any], run_id: str) -> dict[str,
         "run_id": run_id,
         "version": values.get("version") or _served(domain) or "",
         "previous": json.dumps(before) if before else "",
+        # A kernel knows no password, so it could not ask every database itself.
+        "answers": json.dumps(report.answers(domains.load(domain))) if "answers" in values else "",
     }
     return {name: value for name, value in known.items() if name in values}
 
