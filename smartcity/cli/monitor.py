@@ -163,8 +163,10 @@ def monitor_drift(
         for alarm, said in zip(event.alarms, drift.sentences(each, event), strict=True)
     ]
     show(told, as_json, lambda: table("Sensors", ["domain", "since", "until", "what"], rows))
-    if on := [f"{each.name}: {event.advice}" for each, event in found if event.until is None]:
-        raise SmartCityError("\n".join(on))
+    going_on = [pair for pair in found if pair[1].until is None]
+    if going_on:
+        told_to = [f"{each.name}: {drift.advice(each, event)}" for each, event in going_on]
+        raise SmartCityError("\n".join(told_to))
 
 
 @monitor_app.command("export")

@@ -146,18 +146,6 @@ class Event:
         ends = [alarm.until for alarm in self.alarms]
         return None if None in ends else max(end for end in ends if end is not None)
 
-    @property
-    def advice(self) -> str:
-        """What to do about it."""
-        if self.swapped:
-            return "{} and {} seem to have changed places: check the wiring or the columns.".format(
-                *self.swapped
-            )
-        first = self.alarms[0]
-        if len(self.alarms) > _MANY and first.kind in {"step", "drift"}:
-            return "Many sensors moved together: look at the site and the weather, then retrain."
-        return f"{first.sensor}: {_ADVICE[first.kind]}"
-
 
 def sensors(domain: Domain) -> list[Input]:
     """Give the inputs measured by themselves: no part of the time, no sum; else the target."""
@@ -172,6 +160,18 @@ def sentences(domain: Domain, event: Event) -> list[str]:
     return [
         _SAID[a.kind].format(name=specs[a.sensor].label, size=_size(a, specs)) for a in event.alarms
     ]
+
+
+def advice(domain: Domain, event: Event) -> str:
+    """Say what to do about an event."""
+    labels = {spec.name: spec.label for spec in sensors(domain)}
+    if event.swapped:
+        one, other = (labels[name] for name in event.swapped)
+        return f"{one} and {other} seem to have changed places: check the wiring or the columns."
+    first = event.alarms[0]
+    if len(event.alarms) > _MANY and first.kind in {"step", "drift"}:
+        return "Many sensors moved together: look at the site and the weather, then retrain."
+    return f"{labels[first.sensor]}: {_ADVICE[first.kind]}"
 
 
 def _size(alarm: Alarm, specs: dict[str, Input]) -> str:

@@ -1,7 +1,6 @@
 """What a monitoring report states: what the sensors do, whether answers suffer, what to do."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, cast
@@ -34,11 +33,9 @@ def events(domain: Domain, found: Sequence[Event], since: pd.Timestamp) -> list[
     Returns:
         For each its ``Event``, with ``until``, ``said`` (a sentence for each alarm) and ``advice``.
     """
-    labels = {spec.name: spec.label for spec in drift.sensors(domain)}
     told = []
     for event in [e for e in found if e.until is None or e.until >= since]:
-        advice = re.sub(r"\w+", lambda name: labels.get(name[0], name[0]), event.advice)
-        said = {"said": drift.sentences(domain, event), "advice": advice}
+        said = {"said": drift.sentences(domain, event), "advice": drift.advice(domain, event)}
         told.append(_plain(asdict(event) | {"until": event.until} | said))
     return told
 
