@@ -33,6 +33,10 @@ class RunError(SmartCityError):
         super().__init__(message)
 
 
+class EngineError(SmartCityError):
+    """Work that was spread over workers could not be done."""
+
+
 class StorageError(SmartCityError):
     """A folder could not be written: read-only, full, or gone."""
 

@@ -91,11 +91,15 @@ class Settings(BaseSettings):
     jobs: int = Field(
         default=2, ge=1, le=256, description="Notebooks run, and models fitted, at the same time"
     )
-    backend: Literal["loky", "threading", "multiprocessing", "sequential"] = Field(
-        default="loky", description="joblib's backend for fitting models"
+    backend: Literal["loky", "threading", "sequential"] = Field(
+        default="loky", description="What spreads work: processes, threads, or nothing"
     )
-
-    scheduler: bool = Field(
+    scheduler: str = Field(
+        default="",
+        pattern=r"^((tcp|tls|ws|wss|inproc)://\S+)?$",
+        description="Dask cluster that work is spread over instead, as in `tcp://host:8786`",
+    )
+    schedule: bool = Field(
         default=True, description="Let `smartcity up` make the reports that are due"
     )
 

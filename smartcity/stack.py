@@ -149,7 +149,7 @@ def up(
                 for watch in watches:
                     watch.look(servers, say)
                 _go_on(servers, waiting, say)
-                if known.scheduler and not waiting:
+                if known.schedule and not waiting:
                     next_round = _make_reports(servers, next_round)
                 time.sleep(0.5)
 

@@ -17,6 +17,7 @@ ROOMS = [
     "atomic",
     "lineage",
     "logs",
+    "engine",
     "domains",
     "features",
     "registry",
@@ -52,12 +53,13 @@ HOMES = {
     "skl2onnx": {"modelling"},
     "scipy": {"modelling"},
     "crepes": {"modelling"},
-    "threadpoolctl": {"modelling"},
+    "threadpoolctl": {"engine", "modelling"},
     "pandas": {"monitoring", "data", "modelling"},
     "pandera": {"data"},
     "pooch": {"data"},
     "onnxruntime": {"registry"},
-    "joblib": {"registry", "modelling"},
+    "joblib": {"engine", "registry"},
+    "distributed": {"engine"},
     "plotly": {"charts", "reporting", "dashboard"},
     "papermill": {"reporting"},
     "cronsim": {"reporting"},
@@ -156,7 +158,7 @@ def code_lines(path: Path) -> int:
 def test_the_package_stays_small() -> None:
     sizes = {path: code_lines(path) for path in PACKAGE.rglob("*.py")}
 
-    assert sum(sizes.values()) <= 15400
+    assert sum(sizes.values()) <= 15500
     assert max(sizes.values()) <= 420
 
 

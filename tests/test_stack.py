@@ -40,7 +40,7 @@ class Up:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **names, "SMARTCITY_SCHEDULER": "false", **more},
+            env={**os.environ, **names, "SMARTCITY_SCHEDULE": "false", **more},
         )
         self.said = ""
         self.reading = Thread(target=self._read)

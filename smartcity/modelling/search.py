@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from smartcity import features, settings
+from smartcity import engine, features
 from smartcity.domains import Domain
 from smartcity.errors import unknown
 from smartcity.features import Matrix
@@ -168,7 +167,7 @@ class Search:
 def search(
     problem: Problem, only: Collection[str] = (), *, progress: Progress = lambda done, tasks: None
 ) -> Search:
-    """Try candidates on a question, through joblib's backend named in the settings.
+    """Try candidates on a question, side by side.
 
     Args:
         problem: The question.
@@ -196,19 +195,16 @@ def search(
     ]
     # The longest fits first, so that no core waits for a late one.
     tasks.sort(key=lambda task: -len(cuts[task[1]][0]))
-    chosen, domain = settings.current(), problem.dataset.domain
+    domain = problem.dataset.domain
     answers: dict[str, dict[str, Answers]] = {name: {} for name in single}
-    jobs = 1 if only else chosen.jobs  # a few fits are done before workers have started
-    with joblib.parallel_config(chosen.backend, n_jobs=jobs):
-        found = joblib.Parallel(return_as="generator")(
-            joblib.delayed(answer)(
-                domain, known[name], matrices[known[name].view], problem.y, *cuts[split]
-            )
-            for name, split in tasks
-        )
-        for done, ((name, split), given) in enumerate(zip(tasks, found, strict=True), start=1):
-            answers[name][split] = given
-            progress(done, len(tasks))
+    fits = [
+        (domain, known[name], matrices[known[name].view], problem.y, *cuts[split])
+        for name, split in tasks
+    ]
+    jobs = 1 if only else None  # a few fits are done before workers have started
+    found = engine.each(answer, fits, jobs=jobs, progress=progress)
+    for (name, split), given in zip(tasks, found, strict=True):
+        answers[name][split] = given
     for name, candidate in wanted.items():
         if candidate.members:
             answers[name] = {
