@@ -101,7 +101,7 @@ container-check:  ## Build the image and run the compose file for real; root on 
 lock: setup-dev  ## Pin the newest dependencies that work together
 	$(BIN)/uv pip compile pyproject.toml $(LOCKED) --upgrade --output-file requirements.lock
 	$(BIN)/uv pip compile pyproject.toml $(LOCKED) --extra dev --constraint requirements.lock --upgrade --output-file requirements-dev.lock
-	printf 'psycopg[binary]\nredis\n' | $(BIN)/uv pip compile - $(LOCKED) --constraint requirements-dev.lock --upgrade --output-file deploy/containers/requirements.lock
+	printf 'psycopg[binary]\nredis\ndask\ndistributed\n' | $(BIN)/uv pip compile - $(LOCKED) --constraint requirements-dev.lock --upgrade --output-file deploy/containers/requirements.lock
 
 LOCKED := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 

@@ -31,6 +31,7 @@ def each(
     *,
     jobs: int | None = None,
     progress: Progress = lambda done, tasks: None,
+    in_threads: bool = False,
 ) -> list[Result]:
     """Do some work on each of many tasks.
 
@@ -42,6 +43,7 @@ def each(
         jobs: Calls at the same time; the setting if left out. A cluster uses all it has, and does
             not serve for one.
         progress: Called with (tasks done, tasks in all), in this thread.
+        in_threads: The work is done elsewhere, as in kernels: on one machine, threads wait for it.
 
     Returns:
         What each call gave, in order.
@@ -54,7 +56,7 @@ def each(
     done: list[Result] = []
     deaths = 0
     jobs = min(jobs or settings.current().jobs, len(tasks))
-    with _backend(jobs) as lost, threadpool_limits(1):
+    with _backend(jobs, in_threads=in_threads) as lost, threadpool_limits(1):
         while len(done) < len(tasks):
             before = len(done)
             left = [joblib.delayed(_alone)(os.getpid(), work, *task) for task in tasks[before:]]
@@ -82,11 +84,12 @@ def _alone(caller: int, work: Callable[..., Result], *task: Any) -> Result:
 
 
 @contextmanager
-def _backend(jobs: int) -> Iterator[tuple[type[Exception], ...]]:
+def _backend(jobs: int, *, in_threads: bool) -> Iterator[tuple[type[Exception], ...]]:
     """Make joblib use what the settings name; give what it raises when a worker dies."""
     known = settings.current()
     if jobs < 2 or not known.scheduler:
-        name = "sequential" if jobs < 2 else known.backend
+        name = "threading" if in_threads else known.backend
+        name = "sequential" if jobs < 2 else name
         with joblib.parallel_config(name, n_jobs=jobs):
             yield (BrokenExecutor,)
         return
@@ -113,15 +116,13 @@ def _backend(jobs: int) -> Iterator[tuple[type[Exception], ...]]:
 
 def _require_same_code(client: Any) -> None:
     """Refuse workers with another version of this package: results would depend on which works."""
-    others = {
-        f"{where} has {version}"
-        for where, version in client.run(_version).items()
-        if version != __version__
-    }
+    versions = client.run(_version, on_error="return")  # an error where it lacks the package
+    others = {f"{at} has {version}" for at, version in versions.items() if version != __version__}
     if others:
+        told = ", ".join(sorted(others))
         raise UsageError(
-            f"Workers run other code than version {__version__} here: {', '.join(sorted(others))}. "
-            "Install the same version everywhere."
+            f"Workers run other code than version {__version__} here: {told}. Install the same "
+            "everywhere: pip install 'smartcity[scale]'"
         )
 
 

@@ -4,9 +4,11 @@ import hashlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,10 @@ def use(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
 @contextmanager
 def cluster(workers: int, *, processes: bool = True) -> Iterator[LocalCluster]:
     made = LocalCluster(  # type: ignore[no-untyped-call]
-        n_workers=workers, threads_per_worker=1, processes=processes, dashboard_address=None
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=processes,
+        dashboard_address="127.0.0.1:0",
     )
     with made:
         yield made
@@ -190,6 +195,24 @@ def test_workers_with_other_code_are_refused(
 
     with pytest.raises(UsageError, match=re.escape("other code than version 9.9.9")):
         engine.each(product, TASKS)
+
+
+def test_workers_without_our_code_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "smartcity.py").write_text("")  # what the worker finds first, from where it starts
+    with cluster(0) as made, ExitStack() as stack:
+        words = ["-m", "distributed.cli.dask_worker", made.scheduler_address, "--no-nanny"]
+        worker = subprocess.Popen(
+            [sys.executable, *words, "--no-dashboard"], cwd=tmp_path, stderr=subprocess.DEVNULL
+        )
+        stack.callback(worker.wait, 30)
+        stack.callback(worker.terminate)
+        made.wait_for_workers(1, timeout=60)
+        use(monkeypatch, scheduler=made.scheduler_address)
+
+        with pytest.raises(UsageError, match=re.escape("pip install 'smartcity[scale]'")):
+            engine.each(product, TASKS)
 
 
 @pytest.mark.parametrize("address", ["host:8786", "false", "tcp://"])

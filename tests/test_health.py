@@ -38,6 +38,7 @@ NAMES = [
     *["Prediction latency"] * 3,
     *["Live accuracy"] * 3,
     *["Model load time"] * 3,
+    *["Alarms"] * 3,
     "Cache efficiency",
 ]
 WELL = orjson.dumps(

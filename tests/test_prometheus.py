@@ -24,6 +24,7 @@ from test_faults import Server, serving
 from test_predict import COUNTS
 
 from smartcity import registry
+from smartcity.store import alarms
 from smartcity.store import database as store
 
 HOME = Path(__file__).parents[1]
@@ -233,6 +234,7 @@ def test_a_real_prometheus_finds_all_that_rules_and_dashboard_ask_for(
 ) -> None:
     store.upgrade()
     simulate(models["energy"], [0.1] * 240, since=datetime.now(UTC) - START - 240 * HOUR)
+    assert alarms.turn(datetime.now(UTC), HOUR)
     store.close()
     port = quiet_port()
     with serving(home, port, workers=workers) as server, watching(home / "watch", port) as watch:

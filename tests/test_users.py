@@ -289,7 +289,7 @@ def test_the_commands_do_all_this(home: Path) -> None:
     assert_refused(smartcity("users", "list"), 1, "smartcity db upgrade")
     assert_refused(smartcity("db", "check"), 1, "1 problem")
     upgraded = json.loads(smartcity("db", "upgrade", "--json").stdout)
-    assert upgraded["applied"] == ["0001", "0002", "0003", "0004"]
+    assert upgraded["applied"] == ["0001", "0002", "0003", "0004", "0005"]
     assert "is up to date" in smartcity("db", "upgrade").stdout
     assert "nothing is wrong" in smartcity("db", "check").stdout
 

@@ -8,7 +8,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from smartcity import __version__, logs, settings
-from smartcity.cli import backup, data, kept, making, models, monitor, proxy, report, serving, store  # noqa: F401  # they join
+from smartcity.cli import (  # noqa: F401  # they join
+    alarms,
+    backup,
+    data,
+    kept,
+    making,
+    models,
+    monitor,
+    proxy,
+    report,
+    serving,
+    store,
+)
 from smartcity.cli.common import app, err, out
 from smartcity.errors import SmartCityError, UsageError
 

@@ -74,7 +74,7 @@ def report_schedule(
         [
             r["report"],
             r["notebook"],
-            "paused" if r["paused"] else r["next_local"],
+            "paused" if r["paused"] else r["next_local"] or "on an alarm",
             r["timezone"],
             r["last_local"] or "never",
             "\n".join(f"{o['domain']}: {o['state']} {o['reason']}".rstrip() for o in r["runs"]),
@@ -256,12 +256,12 @@ def _maker(*, tell: bool = True) -> Iterator["Maker"]:
 
 def _queue(run: runs.Run, entry: "Entry", again: datetime | None) -> None:
     """Note who is to be told about a run."""
-    from smartcity.reporting import deliver
+    from smartcity.reporting import deliver, schedule
     from smartcity.reporting.message import Retry
 
-    retry = Retry(entry.attempts, again)
+    retry, alarm = Retry(entry.attempts, again), entry.cron == schedule.ON_ALARM
     news = deliver.news(run)
-    deliver.queue(run, entry.name, entry.deliver, news, datetime.now(UTC), retry)
+    deliver.queue(run, entry.name, entry.deliver, news, datetime.now(UTC), retry, alarm=alarm)
 
 
 def _told(row: "Due") -> dict[str, Any]:

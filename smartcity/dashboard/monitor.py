@@ -97,7 +97,7 @@ def _service(words: Words, now: health.Health) -> str:
 def _value(words: Words, value: float | None, unit: str) -> str:
     if value is None:
         return text(words, "not yet")
-    form = ",.0f" if unit in {"requests", "MB", "rows"} else ",.2f"
+    form = ",.0f" if unit in {"requests", "MB", "rows", "new"} else ",.2f"
     return f"{escape(number(words, value, form))}&nbsp;{text(words, unit)}"
 
 

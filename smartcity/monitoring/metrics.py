@@ -3,12 +3,14 @@
 import math
 import os
 import time
+from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import psutil
@@ -130,7 +132,7 @@ def _accuracy() -> list[Metric]:
     for domain, measures in known.items():
         for measure, value in measures.items():
             family.add_metric([domain, measure], float(value))
-    return [family, _recent()]
+    return [family, _recent(), *_alarms()]
 
 
 def _recent() -> Metric:
@@ -154,6 +156,23 @@ def _recent() -> Metric:
             for measure, value in told.items():
                 family.add_metric([name, group.version, group.part, measure], value)
     return family
+
+
+def _alarms() -> Iterator[Metric]:
+    """Count the alarms that go on; every kind and state is told, as none is news too."""
+    from smartcity.store import alarms
+
+    now, looked = datetime.now(UTC), alarms.looked_at()
+    going_on = Tally((a.domain, a.kind, a.state(now)) for a in alarms.listed())
+    family = GaugeMetricFamily(
+        "smartcity_alarms", "Alarms that go on", labels=["domain", "kind", "state"]
+    )
+    for key in product(domains.load_all(), alarms.KINDS, alarms.STATES):
+        family.add_metric(key, going_on[key])
+    yield family
+    if looked:
+        about = "When alarms were last looked for, in seconds since 1970"
+        yield GaugeMetricFamily("smartcity_alarms_looked_seconds", about, value=looked.timestamp())
 
 
 def _gauge(name: str, about: str, value: float) -> Metric:
@@ -231,7 +250,7 @@ def read(text: str) -> list[Figure]:
     try:
         told = _Told(text)
         figures = [*_of_requests(told), *_of_machine(told)]
-        for of_models in (_latency, _live, _loading):
+        for of_models in (_latency, _live, _loading, _alarmed):
             figures += [of_models(told, name) for name in domains.load_all()]
     except (ValueError, KeyError, AttributeError) as error:
         raise SmartCityError(f"These are not SmartCity's metrics, or not all: {error!r}") from None
@@ -351,3 +370,14 @@ def _loading(told: _Told, domain: str) -> Figure:
     seconds = told.total("model_load_seconds", domain=domain)
     about = "to open the version served"
     return Figure("Model load time", _ratio(seconds, 1, 1000), "ms", about, domain)
+
+
+def _alarmed(told: _Told, domain: str) -> Figure:
+    new, seen, silenced = (
+        told.total("alarms", domain=domain, state=state)
+        for state in ("new", "acknowledged", "silenced")
+    )
+    if new is None:
+        return Figure("Alarms", None, "new", "the database has not answered", domain)
+    about = f"{seen or 0:.0f} more were seen by somebody, {silenced or 0:.0f} are silenced"
+    return Figure("Alarms", new, "new", about, domain)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from smartcity import features
 from smartcity.domains import Domain
+from smartcity.errors import ModelError
 from smartcity.monitoring import accuracy, drift
 from smartcity.monitoring.drift import Alarm, Event
 from smartcity.predict import Predictor
@@ -97,11 +98,8 @@ def effects(
 
     Returns:
         For each shift of an input ``sensor``, ``sentence``, ``moved`` (how far answers move on
-        average; classes, in levels) and ``half``, the mean half-width of their intervals, None for
-        classes.
-
-    Raises:
-        ModelError: There is a shift, and no model to ask.
+        average; classes, in levels; None without a model) and ``half``, the mean half-width of
+        their intervals, None for classes.
     """
     inputs = {spec.name: spec for spec in domain.inputs}
     needed = [name for name, spec in inputs.items() if name in readings and not spec.optional]
@@ -110,7 +108,20 @@ def effects(
     shifts = [a for a in ongoing(found) if a.size is not None and a.sensor in read_at_all]
     if not shifts:
         return []
-    predictor = Predictor.load(domain.name, version or None)
+    try:
+        predictor = Predictor.load(domain.name, version or None)
+    except ModelError:
+        unknown = "is not known, as no model is served."
+        return [
+            {
+                "sensor": alarm.sensor,
+                "sentence": f"What {said} {unknown}",
+                "moved": None,
+                "half": None,
+            }
+            for alarm in shifts
+            for said in [f"the shift of {inputs[alarm.sensor].label} changes"]
+        ]
     at = whole["recorded_at"].to_numpy("datetime64[s]")
 
     def ask(frame: pd.DataFrame) -> Any:  # what ``score`` gives

@@ -74,7 +74,8 @@ class Deliver(BaseModel):
     Attributes:
         mail: Addresses.
         webhook: Addresses, or ``$NAME`` of the environment variable that holds one.
-        on: ``failure``; ``change``, when the figures differ from the last report's; ``success``.
+        on: ``failure``; ``change``, when the figures differ from the last report's; ``alarm``, when
+            one had it made; ``success``.
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -127,13 +128,15 @@ def news(run: Run) -> list[Change]:
     return [Change(n, last[n], now.get(n)) for n in compared if last[n] != now.get(n)]
 
 
-def queue(
+def queue(  # noqa: PLR0913  # each says something else
     run: Run,
     report: str,
     deliver: Deliver,
     changes: Sequence[Change],
     now: datetime,
     retry: Retry = Retry(),  # immutable
+    *,
+    alarm: bool = False,
 ) -> None:
     """Note who is to be told about a run; once, however many replicas do so.
 
@@ -144,11 +147,12 @@ def queue(
         changes: What it states otherwise than the last report; none if nothing.
         now: The time.
         retry: For a failed run, what happens next.
+        alarm: Whether an alarm had it made.
 
     Raises:
         DatabaseError: The database is out of reach.
     """
-    kind = _kind(run, deliver, changes)
+    kind = _kind(run, deliver, changes, alarm=alarm)
     targets = [("mail", t) for t in deliver.mail] + [("webhook", t) for t in deliver.webhook]
     if kind is None or not targets:
         return
@@ -157,12 +161,12 @@ def queue(
     outbox.add([common | {"channel": c, "target": t} for c, t in targets], now)
 
 
-def _kind(run: Run, deliver: Deliver, changes: Sequence[Change]) -> Kind | None:
-    """Say as what a run is told; a success that is also a change is told as the one."""
+def _kind(run: Run, deliver: Deliver, changes: Sequence[Change], *, alarm: bool) -> Kind | None:
+    """Say as what a run is told; of several kinds as the one that says most."""
+    is_told: dict[Kind, bool] = {"alarm": alarm, "change": bool(changes), "success": True}
+    kinds: list[Kind] = [kind for kind, told in is_told.items() if told]
     if run.status == "failed":
-        kinds: list[Kind] = ["failure"]
-    else:
-        kinds = ["change", "success"] if changes else ["success"]
+        kinds = ["failure"]
     return next((kind for kind in kinds if kind in deliver.on), None)
 
 

@@ -18,7 +18,7 @@ from smartcity.reporting import schedule
 from smartcity.reporting.schedule import Entry
 from smartcity.reporting.ticket import Ticket
 from smartcity.runs import Run
-from smartcity.store import claims
+from smartcity.store import alarms, claims
 from smartcity.store.claims import ClaimLostError, Due, Only
 
 log = logs.get(__name__)
@@ -27,6 +27,8 @@ log = logs.get(__name__)
 BEAT_SECONDS = 15
 #: What is noticed later than this was missed: no scheduler was there when it was due.
 _LATE = timedelta(minutes=10)
+#: How often alarms are looked for.
+_LOOK_EVERY = timedelta(hours=1)
 #: A process may end for no fault of the run's, so one that did is tried again up to here anyway.
 _DEATHS = 3
 
@@ -53,6 +55,13 @@ def _run(*given: Any, **more: Any) -> Run:
     return reporting.run(*given, **more)
 
 
+def _watch(now: datetime) -> object:
+    """Look for alarms; what that takes is imported once an hour."""
+    from smartcity.reporting import watch
+
+    return watch.look(now)
+
+
 @dataclass(frozen=True)
 class Maker:
     """Makes reports; the clock and all effects are what it is given.
@@ -61,6 +70,7 @@ class Maker:
         now: Gives the time, UTC.
         sleep: Waits some seconds.
         run: Runs a notebook, as ``runner.run``.
+        look: Looks for alarms, as ``watch.look``.
         settled: Called with each record kept, its entry and, where it failed, the time of the next
             try; called again for the same one if this process ends before that is noted.
         progress: Called with what is being made, cells done and cells in all, from several threads.
@@ -69,6 +79,7 @@ class Maker:
     now: Callable[[], datetime]
     sleep: Callable[[float], None] = time.sleep
     run: Callable[..., Run] = _run
+    look: Callable[[datetime], object] = _watch
     settled: Callable[[Run, Entry, datetime | None], None] = lambda run, entry, again: None
     progress: Callable[[Due, int, int], None] = lambda due, done, cells: None
 
@@ -88,7 +99,10 @@ class Maker:
         home = settings.current().reports
         for left in [*atomic.sweep(home, ".running-*"), *atomic.sweep(home / "runs", "*/*/.tmp-*")]:
             log.warning("leftover of a killed run removed", folder=left.name)
-        return self._work(schedule.read(), None)
+        entries = schedule.read()
+        if any(entry.cron == schedule.ON_ALARM for entry in entries.values()):
+            self._look()
+        return self._work(entries, None)
 
     def make(
         self, entry: Entry, times: Sequence[tuple[datetime, str]], *, again: bool = False
@@ -153,6 +167,14 @@ class Maker:
                     self.sleep(min(max((at - now).total_seconds(), 1), BEAT_SECONDS))
                 else:
                     return outcomes
+
+    def _look(self) -> None:
+        """Look for alarms, if nobody has of late; what goes wrong there holds up no report."""
+        try:
+            if alarms.turn(self.now(), _LOOK_EVERY):
+                self.look(self.now())
+        except Exception:
+            log.exception("looking for alarms failed")
 
     def _note_all(self, entries: Mapping[str, Entry]) -> None:
         for entry in entries.values():
@@ -295,6 +317,8 @@ def between(entry: Entry, first: date, last: date, now: datetime) -> list[tuple[
 
 def _plan(entry: Entry, now: datetime, since: datetime, paused: bool, busy: set[str]) -> list[Due]:
     """Give the rows of the times an entry became due, with what is to become of each."""
+    if entry.cron == schedule.ON_ALARM:
+        return list(_alarmed(entry, paused=paused or entry.paused, now=now))
     found = schedule.slots(entry, since, now)
     rows = []
     for row in _rows(entry, [(at, schedule.wall(entry, at)) for at in found]):
@@ -314,6 +338,21 @@ def _plan(entry: Entry, now: datetime, since: datetime, paused: bool, busy: set[
         else:
             rows.append(row)
     return rows
+
+
+def _alarmed(entry: Entry, *, paused: bool, now: datetime) -> Iterator[Due]:
+    """Give a row for each site with alarms nobody has seen; those noticed together share one."""
+    takes = parameters.read(parameters.find(entry.notebook))
+    for alarm in alarms.listed():
+        if alarm.state(now) == "new" and alarm.domain in entry.domains:
+            given = {"site": alarm.site} if "site" in takes else {}
+            asked = entry.model_copy(
+                update={"domains": (alarm.domain,), "parameters": entry.parameters | given}
+            )
+            at = max(alarm.noticed_at, alarm.silenced_until or alarm.noticed_at)
+            for row in _rows(asked, [(at, "")]):
+                reason = "The report was paused."
+                yield replace(row, state="missed", reason=reason, next_at=None) if paused else row
 
 
 def _rows(entry: Entry, times: Sequence[tuple[datetime, str]]) -> Iterator[Due]:

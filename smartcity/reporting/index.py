@@ -12,6 +12,8 @@ from smartcity import atomic, domains, runs, settings
 from smartcity.domains import Domain
 from smartcity.reporting import templates
 from smartcity.runs import Run
+from smartcity.store import alarms
+from smartcity.store.database import DatabaseError
 
 _REPORT = "05_report"
 #: What a reader may want of a run, and what it is called; CSV files come after.
@@ -42,11 +44,29 @@ def write() -> None:
         every = sorted(everything(), key=lambda run: run.id, reverse=True)
         lines = [_line(run, titles) for run in every]
         cards = [_card(domain, lines) for domain in known.values()]
-        page = templates.render("index.html.j2", cards=cards, lines=lines)
+        page = templates.render("index.html.j2", cards=cards, lines=lines, alarms=_alarms(titles))
         atomic.write(home / "index.html", page)
         news = sorted(lines, key=lambda line: str(line["updated"]), reverse=True)[:_NEWS]
         feed = templates.render("feed.xml.j2", id=_identity(home / "feed.xml"), lines=news)
         atomic.write(home / "feed.xml", feed)
+
+
+def _alarms(titles: dict[str, str]) -> list[dict[str, Any]]:
+    """List the alarms that go on, each with where it is and what people made of it."""
+    now = datetime.now(UTC)
+    try:
+        found = alarms.listed()
+    except DatabaseError:  # none can have been noted
+        return []
+    return [
+        vars(alarm)
+        | {
+            "where": titles.get(alarm.domain, alarm.domain)
+            + f", {alarm.site}" * (alarm.site != "main"),
+            "state": alarm.state(now),
+        }
+        for alarm in found
+    ]
 
 
 def everything() -> list[Run]:

@@ -15,8 +15,13 @@ from smartcity import domains, runs, settings
 from smartcity.reporting import templates
 from smartcity.runs import Change, Run
 
-Kind = Literal["success", "failure", "change"]
-_WORDS = {"success": "Report made", "change": "Figures changed", "failure": "Report failed"}
+Kind = Literal["success", "failure", "change", "alarm"]
+_WORDS = {
+    "success": "Report made",
+    "change": "Figures changed",
+    "failure": "Report failed",
+    "alarm": "Alarm",
+}
 _CHANGED = {
     "value": "Key figure",
     "to": "Readings reach to",
@@ -49,6 +54,8 @@ class Message(BaseModel):
     Attributes:
         sentence: The report's, or what failed.
         glance: The report's sentences about the other questions.
+        alarms: What goes on at sensors, a sentence each.
+        todo: What to do about it.
         figures: Name and value of each figure, as people read them.
         changes: ``kind``, ``before`` and ``after`` of what differs from the last report.
         error: Of a failed run: ``cell``, ``error``, ``message``, ``source`` and ``traceback``.
@@ -65,6 +72,8 @@ class Message(BaseModel):
     simulated: bool
     sentence: str
     glance: list[str] = []
+    alarms: list[str] = []
+    todo: list[str] = []
     figures: list[tuple[str, str]] = []
     changes: list[dict[str, Any]] = []
     error: dict[str, Any] | None = None
@@ -97,6 +106,10 @@ def compose(run: Run, report: str, kind: Kind, changes: Sequence[Change], retry:
         "kind": kind,
         "sentence": sentence,
         "glance": list(_others(run.domain, facts)),
+        "alarms": [
+            said for e in facts.get("events", ()) if e["until"] is None for said in e["said"]
+        ],
+        "todo": facts.get("todo", []),
         "figures": list(_figures(run.domain, facts)),
         "changes": [change._asdict() for change in changes],
         "error": error,

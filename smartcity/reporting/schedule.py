@@ -18,6 +18,8 @@ from smartcity.reporting.deliver import Deliver
 
 #: Report name of what people ask for on the page; no entry can be called so.
 ON_REQUEST = "on request"
+#: Stands in place of cron's fields for what is made whenever a domain has a new alarm.
+ON_ALARM = "@alarm"
 #: Parameters that the schedule gives itself, so an entry may not.
 _OURS = ("domain", "as_of")
 
@@ -44,7 +46,7 @@ class Entry(BaseModel):
         notebook: Which notebook makes it.
         domains: What it is made for; each domain is a run of its own. All when left out.
         parameters: Of the notebook, the same for every run.
-        cron: When, in cron's five fields; empty for what is made once.
+        cron: When, in cron's five fields, or ``@alarm``; empty for what is made once.
         timezone: Zone of the IANA data base the fields are read in.
         missed: Which of several times that went by unmade are made: the last, all, or none.
         max_stale_hours: Hours after which what was due is not made any more.
@@ -91,10 +93,12 @@ class Entry(BaseModel):
     @field_validator("cron")
     @classmethod
     def _fires(cls, cron: str) -> str:
+        if cron == ON_ALARM:
+            return cron
         if len(cron.split()) != 5:
             raise ValueError(
                 "write five fields, minute hour day month weekday, as in '0 5 * * *' for each "
-                "day at 5 o'clock"
+                f"day at 5 o'clock; or {ON_ALARM}"
             )
         try:
             next(CronSim(cron, datetime(2024, 1, 1, tzinfo=UTC)))
@@ -269,7 +273,7 @@ def wall(entry: Entry, at: datetime) -> str:
 
 
 def _times(entry: Entry, after: datetime) -> Iterator[datetime]:
-    if not entry.cron:
+    if entry.cron in {"", ON_ALARM}:
         return
     last = after
     for local in CronSim(entry.cron, after.astimezone(ZoneInfo(entry.timezone))):

@@ -13,6 +13,7 @@ from sqlalchemy import (
     URL,
     Connection,
     Engine,
+    Select,
     Table,
     create_engine,
     event,
@@ -137,8 +138,8 @@ def engine(at: URL | None = None) -> Engine:
 def _engine(url: URL, process: int) -> Engine:
     del process
     # Parameters hold people's data; they have no place in a message or a log.
-    common: dict[str, Any] = {"hide_parameters": True, "json_serializer": _dump}
-    common |= {"json_deserializer": orjson.loads}
+    common: dict[str, Any] = {"hide_parameters": True, "json_deserializer": orjson.loads}
+    common |= {"json_serializer": lambda value: orjson.dumps(value).decode()}
     if url.get_backend_name() == "sqlite":
         made = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **common)
         event.listen(made, "connect", _prepare)
@@ -171,10 +172,6 @@ def insert(connection: Connection, table: Table) -> Any:
     return dialects[connection.dialect.name](table)
 
 
-def _dump(value: object) -> str:
-    return orjson.dumps(value).decode()
-
-
 def _prepare(connection: Any, _: object) -> None:
     connection.isolation_level = None  # the driver's own idea of when to begin is not ours
     for pragma in (
@@ -200,13 +197,26 @@ def transaction(*, write: bool = False, at: URL | None = None) -> Iterator[Conne
     """
     # SQLite: a transaction that reads first and writes later fails at once if another wrote in
     # between; one that says so at its beginning waits its turn.
-    begin = "BEGIN IMMEDIATE" if write else "BEGIN"
+    begin, url = "BEGIN IMMEDIATE" if write else "BEGIN", at or address()
+    if not write and url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        # To open it would make an empty one.
+        raise DatabaseError(f"Database {where(url)} is not there yet: smartcity db upgrade")
     with (
         _explained(at),
         engine(at).connect() as connection,
         connection.execution_options(begin=begin).begin(),
     ):
         yield connection
+
+
+def fetch(query: Select[Any]) -> list[dict[str, Any]]:
+    """Read all rows a query finds.
+
+    Raises:
+        DatabaseError: The database is out of reach, locked or not up to date.
+    """
+    with transaction() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
 
 
 @contextmanager

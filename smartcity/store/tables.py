@@ -182,3 +182,21 @@ deliveries = _table(
     Column("updated_at", UtcDateTime, nullable=False),
     UniqueConstraint("run_id", "channel", "target"),
 )
+#: What was noticed and is or was wrong: a row for each episode, and what people made of it.
+alarms = _table(
+    "alarms",
+    Column("id", String(8), primary_key=True),
+    Column("domain", String(50), nullable=False, index=True),
+    Column("site", String(50), nullable=False),
+    Column("subject", String(100), nullable=False),  # an input, or a version and its part
+    Column("kind", String(20), nullable=False),
+    Column("since", String(20), nullable=False),  # by the station's clock
+    Column("said", String, nullable=False),
+    Column("advice", String, nullable=False),
+    Column("noticed_at", UtcDateTime, nullable=False),
+    Column("over_at", UtcDateTime),
+    Column("acknowledged_at", UtcDateTime),
+    Column("acknowledged_by", String(100)),
+    Column("note", String(500)),
+    Column("silenced_until", UtcDateTime),
+)
