@@ -10,10 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from smartcity import cli, data, domains
+from smartcity.domains import Input
 from smartcity.monitoring import drift
 
 AIR = domains.load("air_quality")
-NAMES = [spec.name for spec in drift.sensors(AIR)]
+NAMED = drift.sensors(AIR)
+NAMES = [spec.name for spec in NAMED]
 BEGIN = pd.Timestamp("2030-01-01")
 ONSET = pd.Timestamp("2030-05-10")
 
@@ -149,6 +151,99 @@ def test_the_watch_knows_only_the_past(calm: pd.DataFrame) -> None:
         then = told(drift.watch(AIR, faulty[faulty["recorded_at"] < end]))
 
         assert then == {alarm for alarm in whole if alarm[2] < end}
+
+
+def quiet(count: int, seed: int) -> tuple[list[Input], pd.DataFrame]:
+    """Simulate sensors without faults that have nothing in common, each with its own noise."""
+    dice, hours = np.random.default_rng(seed), 24 * 240
+    specs = [NAMED[0].model_copy(update={"name": f"s{n}", "label": f"S{n}"}) for n in range(count)]
+    own = {s.name: np.convolve(dice.normal(size=hours + 11), np.ones(12) / 12) for s in specs}
+    columns = {name: 100 * np.exp(0.7 * values[11 : hours + 11]) for name, values in own.items()}
+    return specs, pd.DataFrame(
+        {"recorded_at": BEGIN + pd.to_timedelta(range(hours), "h")} | columns
+    )
+
+
+def test_a_city_of_many_sensors_has_as_many_false_alarms_as_one_of_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At one multiple for all, forty sensors would raise what eight times five do."""
+    monkeypatch.setattr(drift, "FALSE_A_YEAR", 30.0)
+
+    def alarms(count: int, seed: int) -> int:
+        specs, readings = quiet(count, seed)
+        monkeypatch.setattr(drift, "sensors", lambda _: specs)
+        return sum(len(event.alarms) for event in drift.watch(AIR, readings))
+
+    many, few = alarms(40, 0), [alarms(5, seed) for seed in range(1, 9)]
+
+    assert 0 < many < 30
+    assert 0 < sum(few) / 8 < 30
+    assert many < sum(few) / 2
+
+
+def test_a_drift_that_comes_every_year_is_told_once_and_another_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = [spec for spec in NAMED if spec.name in {"PT08_S1_CO", "PT08_S4_NO2", "PT08_S5_O3"}]
+    monkeypatch.setattr(drift, "sensors", lambda _: few)
+    calm = simulated(912)
+    day = (calm["recorded_at"] - BEGIN) / pd.Timedelta(days=1)
+    wave = 1 + 0.2 * np.sin(2 * np.pi * (day - 200) / 365)
+    yearly = calm.assign(PT08_S5_O3=calm["PT08_S5_O3"] * wave)
+    drifting = yearly.assign(PT08_S4_NO2=slow(yearly["PT08_S4_NO2"], day >= 600))
+    known, until = BEGIN + pd.Timedelta(days=365 + 126), BEGIN + pd.Timedelta(days=700)
+
+    whole = told(drift.watch(AIR, drifting))
+    then = told(drift.watch(AIR, drifting[drifting["recorded_at"] < until]))
+
+    drifts = sorted((at, name) for name, kind, at in whole if kind == "drift")
+    assert {name for at, name in drifts if at < known} == {"PT08_S5_O3"}
+    at, name = next(pair for pair in drifts if pair[0] >= known)
+    assert name == "PT08_S4_NO2"
+    assert 600 < (at - BEGIN).days < 600 + 7 * 12
+    assert then == {alarm for alarm in whole if alarm[2] < until}
+
+
+def test_a_silent_station_is_one_event_of_one_sentence(calm: pd.DataFrame) -> None:
+    late = calm["recorded_at"] >= ONSET
+    nothing = calm.assign(**{name: silent(calm[name], late) for name in NAMES})
+
+    (event,) = drift.watch(AIR, nothing)
+
+    assert drift.sentences(AIR, event) == ["The station sends nothing"]
+    assert drift.advice(AIR, event).startswith("The station: ")
+    assert event.since - ONSET <= pd.Timedelta(hours=26)
+    assert event.until is None
+    (alarm,) = event.alarms
+    assert {alarm.sensor, *alarm.others} == set(NAMES)
+
+
+def test_a_silent_part_of_the_station_is_one_sentence_until_all_read_again(
+    calm: pd.DataFrame,
+) -> None:
+    until = ONSET + pd.Timedelta(days=3)
+    late = calm["recorded_at"].between(ONSET, until)
+    part = calm.assign(**{name: silent(calm[name], late) for name in NAMES[:5]})
+
+    (event,) = drift.watch(AIR, part)
+
+    assert drift.sentences(AIR, event) == [
+        "CO sensor (S1) and 4 more have read nothing for longer than they used to"
+    ]
+    assert event.until == until
+
+
+def test_a_sensor_that_was_silent_before_stays_so_while_the_station_is(calm: pd.DataFrame) -> None:
+    late, later = (calm["recorded_at"] >= ONSET + pd.Timedelta(days=n) for n in (0, 10))
+    back = calm["recorded_at"] >= ONSET + pd.Timedelta(days=15)
+    gone = {name: silent(calm[name], later & ~back) for name in NAMES}
+
+    events = drift.watch(AIR, calm.assign(**gone | {"humidity": silent(calm["humidity"], late)}))
+
+    kinds = [(event.alarms[0].sensor, event.alarms[0].kind) for event in events]
+    assert kinds == [("humidity", "silent"), (NAMES[0], "outage")]
+    assert [event.until is None for event in events] == [True, False]
 
 
 def told(events: list[drift.Event]) -> set[tuple[str, str, pd.Timestamp]]:

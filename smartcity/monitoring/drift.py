@@ -10,9 +10,12 @@ All is computed from the readings alone, each moment from what was read before i
 gives what the watch gave at the time.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 
 from smartcity.domains import Domain, Input
 
-Kind = Literal["stuck", "bursts", "silent", "step", "drift"]
+Kind = Literal["stuck", "bursts", "silent", "outage", "step", "drift"]
 Matrix = NDArray[np.float64]
 Marks = NDArray[np.bool_]
 
@@ -36,9 +39,6 @@ class View:
         before: Days before it that it is compared with.
         hours: How long it has to be seen, without a break, before it is told.
         least: Smallest shift that is worth an alarm; 0.07 is 7 %.
-        times: How many times its usual wandering the shift must be.
-        gap: Days between what it is judged by and the day itself, so that a slow drift does not
-            become what is usual.
     """
 
     kind: Literal["step", "drift"]
@@ -46,20 +46,37 @@ class View:
     before: int
     hours: int
     least: float
-    times: float
-    gap: int = 1
+
+    @property
+    def noise(self) -> float:
+        """Give how far chance alone moves it, beside other views of the same readings."""
+        return math.sqrt(1 / self.days + 1 / self.before)
 
 
-#: Several lengths, as a large shift shows within a day and a small one within a week.
+#: Several lengths, as a large shift shows within a day and a small one within weeks.
 STEPS = tuple(
-    View("step", days, before, hours=6, least=0.07, times=4.0)
+    View("step", days, before, hours=6, least=0.07)
     for days, before in ((1, 14), (2, 14), (4, 14), (8, 28))
 )
-DRIFT = View("drift", 28, 56, hours=48, least=0.085, times=0.0, gap=56)
+DRIFT = View("drift", 28, 56, hours=48, least=0.085)
+#: Shifts a year that chance may raise in all sensors of a domain together.
+FALSE_A_YEAR = 2.0
+#: Drift: days between the day and what is learned from, so that it does not teach itself; and days
+#: that have to be learned from, as fewer told of the first summer's coming.
+_GAP, _LEARNED = 56, 70
+#: Drift: days around the same day of earlier years in which the same shift is the season's.
+_SEASON = 21
 #: Days before, from which it is learned how sensors go together when looking for a step.
 _RECENT = 56
 #: Days without a sign of it after which an alarm is over.
-QUIET: dict[Kind, int] = {"stuck": 1, "bursts": 7, "silent": 1, "step": 14, "drift": 28}
+QUIET: dict[Kind, int] = {
+    "stuck": 1,
+    "bursts": 7,
+    "silent": 1,
+    "outage": 1,
+    "step": 14,
+    "drift": 28,
+}
 #: Hours before an alarm that are looked at for sensors that have changed places.
 PATIENCE = 6
 #: Hours within which alarms of several sensors are one.
@@ -70,8 +87,11 @@ LEAST_DAYS = 28
 _LEAST_ROWS, _LEAST_OWN = 100, 200
 #: Added to the diagonal of the covariance, as a share of it: keeps near copies apart.
 _RIDGE = 1e-3
-#: Days from which a sensor's usual wandering is measured.
-_USUAL = 120
+#: Days from which a sensor's usual wandering is measured: all seasons, and more than a wild one.
+_USUAL = 365
+#: Wandering is read off the shift that this share of days stays below; with Gaussian shifts that
+#: is so many standard deviations, and a day tells so much of what its square would.
+_SHARE, _BELOW, _TELLING = 0.75, 1.150, 0.598
 #: Wandering below this is none: no sensor is that steady.
 _STEADIEST = 0.005
 #: Swapped: how much nearer to the usual two sensors must come, and how near for each of all.
@@ -82,10 +102,13 @@ _SAID: dict[Kind, str] = {
     "stuck": "{name} has read the same for hours",
     "bursts": "{name} is missing again and again",
     "silent": "{name} has read nothing for longer than it used to",
+    "outage": "The station sends nothing",
     "step": "{name} reads {size}, within days",
     "drift": "{name} reads {size}, over weeks",
 }
+_SEVERAL = "{name} and {more} more have read nothing for longer than they used to"
 _ADVICE: dict[Kind, str] = {
+    "outage": "check its power and its line.",
     "stuck": "its readings are none; check the sensor and its line.",
     "bursts": "check its power and its line.",
     "silent": "check its power and its line.",
@@ -108,13 +131,14 @@ class Alarm:
 
     Attributes:
         sensor: Name of the input.
-        kind: stuck, bursts of missing readings, silent, step or drift.
+        kind: stuck, bursts of missing readings, silent, outage (nothing of any), step or drift.
         since: When it was noticed, the station's clock.
         until: When it was over, or had become what is usual; None while it goes on.
         size: Of a shift, where it was plainest: how far it reads from what the others say, 0.15
             for 15 % above; where zero is arbitrary, as a share of half the input's usual range.
         amount: Of a shift: the same in the input's unit, at the values usual then.
         strength: How far beyond what is needed for an alarm; 1 is just enough.
+        others: Of many that fell silent in one moment, those beside the first.
     """
 
     sensor: str
@@ -124,6 +148,7 @@ class Alarm:
     size: float | None = None
     amount: float | None = None
     strength: float = _CERTAIN
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +183,10 @@ def sentences(domain: Domain, event: Event) -> list[str]:
     """Say each of an event's alarms in a sentence, sizes in the input's unit."""
     specs = {spec.name: spec for spec in sensors(domain)}
     return [
-        _SAID[a.kind].format(name=specs[a.sensor].label, size=_size(a, specs)) for a in event.alarms
+        (_SEVERAL if a.others and a.kind == "silent" else _SAID[a.kind]).format(
+            name=specs[a.sensor].label, size=_size(a, specs), more=len(a.others)
+        )
+        for a in event.alarms
     ]
 
 
@@ -171,7 +199,8 @@ def advice(domain: Domain, event: Event) -> str:
     first = event.alarms[0]
     if len(event.alarms) > _MANY and first.kind in {"step", "drift"}:
         return "Many sensors moved together: look at the site and the weather, then retrain."
-    return f"{labels[first.sensor]}: {_ADVICE[first.kind]}"
+    where = "The station" if first.kind == "outage" else labels[first.sensor]
+    return f"{where}: {_ADVICE[first.kind]}"
 
 
 def _size(alarm: Alarm, specs: dict[str, Input]) -> str:
@@ -251,7 +280,8 @@ class _Scale:
         self.linear = np.array([spec.low < 0 for spec in specs])
         low, middle, high = (_columns(early, share) for share in (0.05, 0.5, 0.95))
         self.half = np.maximum((high - low) / 2, 1e-9)
-        self._offset = 0.05 * np.maximum(np.abs(middle), 1e-9)  # zero has a logarithm too
+        # Zero has a logarithm too, and what hardly differs from it does not stretch the scale.
+        self._offset = 0.1 * np.maximum(np.abs(middle), 1e-9)
 
     def __call__(self, raw: Matrix) -> Matrix:
         shares = np.log(np.maximum(raw, 0) + self._offset)
@@ -278,42 +308,71 @@ def _lasting(marks: Marks, rows: int) -> Marks:
 def _broken(grid: _Grid) -> Iterator[Alarm]:
     """Find sensors that stick or whose readings stay away, other than the whole station's."""
     missing = np.isnan(grid.raw)
-    alone = missing & ~missing.all(axis=1, keepdims=True)
+    nothing: Marks = np.all(missing, axis=1)[:, None]
+    alone = missing & ~nothing
     begins = alone & ~np.vstack([np.zeros((1, missing.shape[1]), bool), missing[:-1]])
     bursts = pd.DataFrame(begins).rolling(_BURST_HOURS * grid.hour, min_periods=1).sum()
     usual = bursts.cummax().shift(LEAST_DAYS * grid.day // 4).fillna(0)
     frayed = (bursts > np.maximum(usual, _BURST_LEAST - 1)).to_numpy()
-    away = _away(missing)
-    ended = np.vstack([np.zeros_like(away[:1]), np.where(missing[1:], 0, away[:-1])])
-    longest = np.maximum.accumulate(ended, axis=0)
-    silent = away > np.maximum(_SILENT_HOURS * grid.hour, 1.5 * longest)
+    silent, outage = _silent(grid, missing, alone), _silent(grid, nothing, nothing)
+    for alarm in _episodes(grid, grid.names[0], "outage", outage[:, 0], outage[:, 0]):
+        yield replace(alarm, others=tuple(grid.names[1:]))
     learned = np.arange(len(grid.raw)) >= LEAST_DAYS * grid.day
     broken: dict[Kind, Marks] = {"stuck": grid.stuck, "bursts": frayed, "silent": silent}
+    at_once = defaultdict[object, list[Alarm]](list)
     for n, name in enumerate(grid.names):
         for kind, marks in broken.items():
-            yield from _episodes(grid, name, kind, marks[:, n] & learned, marks[:, n])
+            for alarm in _episodes(grid, name, kind, marks[:, n] & learned, marks[:, n]):
+                at_once[alarm.since if kind == "silent" else alarm].append(alarm)
+    for same in at_once.values():
+        yield from same if len(same) <= _MANY else [_several(same)]
 
 
-def _away(missing: Marks) -> NDArray[np.int64]:
-    """Count for how many rows each value has been missing."""
-    rows = np.arange(1, len(missing) + 1)[:, None]
-    last = np.maximum.accumulate(np.where(missing, 0, rows), axis=0)
-    return np.asarray(rows - last)
+def _several(alarms: list[Alarm]) -> Alarm:
+    """Make one alarm of sensors that fell silent in one moment: it is over when all read again."""
+    ends = [alarm.until for alarm in alarms if alarm.until is not None]
+    until = max(ends) if len(ends) == len(alarms) else None
+    return replace(alarms[0], until=until, others=tuple(alarm.sensor for alarm in alarms[1:]))
+
+
+def _silent(grid: _Grid, missing: Marks, counted: Marks) -> Marks:
+    """Mark what has been missing for longer than ever before, by those rows that are counted."""
+    rows = counted.cumsum(axis=0)
+    away = rows - np.maximum.accumulate(np.where(missing, 0, rows), axis=0)
+    ended = np.vstack([np.zeros_like(away[:1]), np.where(missing[1:], 0, away[:-1])])
+    longest = np.maximum.accumulate(ended, axis=0)
+    return np.asarray(away > np.maximum(_SILENT_HOURS * grid.hour, 1.5 * longest))
 
 
 def _shifts(grid: _Grid) -> Iterator[Alarm]:
     """Find sensors that jump, then those that drift, judged by what came after their last jump."""
-    jumps = list(_found(grid, [(view, _jumped(grid, view)) for view in STEPS]))
+    moved = [_jumped(grid, view) for view in STEPS]
+    usual = [_wandering(grid, *pair) for pair in zip(STEPS, moved, strict=True)]
+    jumps = list(_found(grid, list(zip(STEPS, moved, usual, strict=True))))
     yield from jumps
-    yield from _found(grid, [(DRIFT, _drifted(grid, jumps))])
+    # Months hold too few looks at months to tell how far those wander; from weeks it follows.
+    wandering = usual[-1] * DRIFT.noise / STEPS[-1].noise
+    yield from _found(grid, [(DRIFT, _unseasonal(grid, _drifted(grid, jumps)), wandering)])
 
 
-def _found(grid: _Grid, views: list[tuple[View, Matrix]]) -> Iterator[Alarm]:
+def _times(sensors: int) -> float:
+    """Give how many times its usual wandering a shift must be for an alarm.
+
+    The city's false alarms are one family, shared out by Bonferroni's rule: over a year every
+    sensor is looked at in each view as often as its days fit into the year, twice, as stretches
+    overlap. With more sensors each of them has to move further, and all have the same together.
+    """
+    looks = sensors * sum(2 * 365 / view.days for view in (*STEPS, DRIFT))
+    return NormalDist().inv_cdf(1 - FALSE_A_YEAR / looks / 2)
+
+
+def _found(grid: _Grid, views: list[tuple[View, Matrix, Matrix]]) -> Iterator[Alarm]:
     """Make alarms of shifts that are worth one, seen in any of some views."""
+    times = _times(len(grid.names))
     strength, size = np.zeros_like(grid.raw), np.zeros_like(grid.raw)
     warm: Marks = np.zeros(grid.raw.shape, bool)
-    for view, moved in views:
-        needed = np.maximum(view.least, view.times * _wandering(moved, view, grid.day))
+    for view, moved, wandering in views:
+        needed = np.maximum(view.least, times * wandering)
         beyond = np.abs(moved) / needed
         larger = _lasting(beyond > 1, view.hours * grid.hour) & (beyond > strength)
         strength[larger], size[larger] = beyond[larger], moved[larger]
@@ -340,9 +399,9 @@ def _drifted(grid: _Grid, jumps: list[Alarm]) -> Matrix:
     found, day = np.full_like(grid.values, np.nan), grid.day
     long, whole = DRIFT.days * day, (DRIFT.days + DRIFT.before) * day
     fresh = _since_jump(grid, jumps)
-    for start in range((LEAST_DAYS + DRIFT.gap) * day, len(found), day):
+    for start in range((_LEARNED + _GAP) * day, len(found), day):
         first = max(0, start - whole)
-        rows = _adjusted(grid, slice(first, start), slice(0, start - DRIFT.gap * day))
+        rows = _adjusted(grid, slice(first, start), slice(0, start - _GAP * day))
         rows[np.arange(first, start)[:, None] < fresh[start]] = np.nan
         now, before = rows[-long:], rows[:-long]
         enough = (_count(now) >= 0.5 * long) & (_count(before) >= 0.25 * (whole - long))
@@ -350,6 +409,18 @@ def _drifted(grid: _Grid, jumps: list[Alarm]) -> Matrix:
             before[:, enough], axis=0
         )
     return found
+
+
+def _unseasonal(grid: _Grid, moved: Matrix) -> Matrix:
+    """Leave of shifts what goes beyond those of the same season in any year before."""
+    daily = pd.DataFrame(moved[:: grid.day])
+    around = daily.rolling(2 * _SEASON + 1, center=True, min_periods=1)
+    low, high = np.zeros_like(daily), np.zeros_like(daily)
+    for days in range(365, len(daily), 365):
+        low = np.fmin(low, around.min().shift(days))
+        high = np.fmax(high, around.max().shift(days))
+    beyond = (daily - daily.clip(low, high)).to_numpy()
+    return np.repeat(beyond, grid.day, axis=0)[: len(moved)]
 
 
 def _since_jump(grid: _Grid, jumps: list[Alarm]) -> NDArray[np.int64]:
@@ -384,7 +455,8 @@ def _usual(table: Matrix) -> _Usual | None:
     whole = known[~np.isnan(known).any(axis=1)]
     if len(whole) < _LEAST_ROWS:
         return None
-    spread = np.atleast_2d(np.cov(whole.T))
+    around = whole - whole.mean(axis=0)
+    spread = around.T @ around / (len(whole) - 1)
     spread += np.diag(_RIDGE * np.diag(spread) + 1e-12)
     return _Usual(used, np.nanmean(known, axis=0), spread)
 
@@ -402,11 +474,15 @@ def _adjusted(grid: _Grid, rows: slice, known: slice) -> Matrix:
 def _regression_adjusted(deviation: Matrix, spread: Matrix) -> Matrix:
     """Hawkins' variables of rows of deviations, from whatever is there of each row."""
     found = np.full_like(deviation, np.nan)
-    patterns, which = np.unique(~np.isnan(deviation), axis=0, return_inverse=True)
-    for n, there in enumerate(patterns):
+    packed = np.ascontiguousarray(np.packbits(~np.isnan(deviation), axis=1))
+    # Sorted as strings of bytes: many times quicker than as rows.
+    _, first, which = np.unique(
+        packed.view(f"S{packed.shape[1]}").ravel(), return_index=True, return_inverse=True
+    )
+    for n, there in enumerate(~np.isnan(deviation[first])):
         if there.any():
             precision = np.linalg.inv(spread[np.ix_(there, there)])
-            rows = np.flatnonzero(which.ravel() == n)
+            rows = np.flatnonzero(which == n)
             part = deviation[np.ix_(rows, there)]
             found[np.ix_(rows, there)] = part @ precision / np.diag(precision)
     return found
@@ -417,12 +493,21 @@ def _mean(rows: Matrix, length: int, share: float) -> Matrix:
     return np.asarray(pd.DataFrame(rows).rolling(length, min_periods=int(share * length)).mean())
 
 
-def _wandering(moved: Matrix, view: View, day: int) -> Matrix:
-    """Give how far a shift of nothing usually is from zero: a robust standard deviation."""
+def _wandering(grid: _Grid, view: View, moved: Matrix) -> Matrix:
+    """Give how far a shift of nothing usually is from zero: a robust standard deviation.
+
+    What is known from few independent looks is widened as Student's distribution has it, by the
+    first terms of Cornish and Fisher's expansion, at the multiple that makes an alarm.
+    """
     late = view.days + view.before // 4
-    daily = pd.DataFrame(np.abs(moved[::day]))
-    usual = daily.rolling(_USUAL, min_periods=20).median().shift(late) * 1.4826
-    return np.repeat(np.maximum(usual.to_numpy(), _STEADIEST), day, axis=0)[: len(moved)]
+    window = pd.DataFrame(np.abs(moved[:: grid.day])).rolling(_USUAL, min_periods=20)
+    usual = (window.quantile(_SHARE) / _BELOW).shift(late).to_numpy()
+    looks = np.maximum((window.count() * _TELLING / view.days).shift(late).to_numpy(), 0.1)
+    times = _times(len(grid.names))
+    unsure = 1 + (times**2 + 1) / (4 * looks)
+    unsure += (5 * times**4 + 16 * times**2 + 3) / (96 * looks**2)
+    daily = np.maximum(usual * unsure, _STEADIEST)
+    return np.repeat(daily, grid.day, axis=0)[: len(moved)]
 
 
 def _episodes(grid: _Grid, name: str, kind: Kind, hot: Marks, warm: Marks) -> Iterator[Alarm]:

@@ -170,7 +170,7 @@ def sentence(domain: Domain, days: int, found: Sequence[Event], answered: Facts)
         answered: Its ``answers``.
     """
     said = "No sensor does anything unusual"
-    if ill := len({alarm.sensor for alarm in ongoing(found)}):
+    if ill := len({name for alarm in ongoing(found) for name in (alarm.sensor, *alarm.others)}):
         said = f"Sensors that need a look: {ill} of {len(drift.sensors(domain))}"
     elif days <= drift.LEAST_DAYS:
         said = "Too few readings to watch the sensors yet"
