@@ -15,6 +15,8 @@ SCALE = [[0, "#eef6fb"], [0.5, "#56b4e9"], [1, "#00446b"]]
 #: Low to high, dark enough on white, light enough on black.
 SEQUENCE = ["#56b4e9", "#009e73", "#e69f00", "#d55e00"]
 MIME = "application/vnd.plotly.v1+json"
+#: Bars that say their figure beside their end.
+_OUTSIDE: dict[str, Any] = {"textposition": "outside", "cliponaxis": False}
 WEEKDAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 
 
@@ -51,19 +53,38 @@ def _figure(name: str, title: str, summary: str, traces: Sequence[Any], **layout
     return figure
 
 
-def _height(lines: int) -> int:
-    """Give lying bars room for so many lines of text."""
-    return max(340, 130 + 18 * lines)
-
-
-def _line(x: Any, y: Any, name: str, **line: Any) -> go.Scatter:
+def _line(x: Any, y: Any, name: str, mode: str = "lines", **line: Any) -> go.Scatter:
     """Make a line; ``color``, ``width`` and ``dash`` as plotly has them."""
-    return go.Scatter(x=list(x), y=list(y), name=name, mode="lines", line=line)
+    return go.Scatter(x=list(x), y=list(y), name=name, mode=mode, line=line)
+
+
+def _bars(x: Any, y: Any, name: str, color: Any = MODEL, **more: Any) -> go.Bar:
+    """Make bars that stand, one at each ``x``."""
+    return go.Bar(x=list(x), y=list(y), name=name, marker={"color": color}, **more)
 
 
 def _lying(values: Iterable[float], names: Iterable[str], color: str, **more: Any) -> go.Bar:
     """Make bars that lie, as their names are long."""
     return go.Bar(x=list(values), y=list(names), orientation="h", marker={"color": color}, **more)
+
+
+def _ranked(
+    name: str, title: str, summary: str, bars: Sequence[go.Bar], axis: str, **layout: Any
+) -> Chart:
+    """Draw bars that lie, the first at the top."""
+    axes = {"xaxis": _titled(axis), "yaxis": {"autorange": "reversed"}}
+    return _figure(name, title, summary, bars, **axes, **layout)
+
+
+def _height(lines: int) -> int:
+    """Give lying bars room for so many lines of text."""
+    return max(340, 130 + 18 * lines)
+
+
+def _heat(rows: Sequence[Sequence[float]], x: Any, y: Any, told: str, **more: Any) -> go.Heatmap:
+    """Colour the cells of a table; ``told`` is what a reader who points at one is told."""
+    cells = [list(row) for row in rows]
+    return go.Heatmap(z=cells, x=list(x), y=list(y), colorscale=SCALE, hovertemplate=told, **more)
 
 
 def _titled(text: str, **more: Any) -> dict[str, Any]:
@@ -98,14 +119,8 @@ def pattern(table: Sequence[Sequence[float]], *, label: str, unit: str) -> Chart
     ]
     value, day, hour = max(cells)
     summary = f"{label}: usually highest on {WEEKDAYS[day]} at {hour}:00 ({value:.3g} {unit})."
-    heat = go.Heatmap(
-        z=[list(row) for row in table],
-        x=list(range(24)),
-        y=WEEKDAYS,
-        colorscale=SCALE,
-        colorbar={"thickness": 12},
-        hovertemplate="%{y} %{x}:00: %{z:.2f}<extra></extra>",
-    )
+    told = "%{y} %{x}:00: %{z:.2f}<extra></extra>"
+    heat = _heat(table, range(24), WEEKDAYS, told, colorbar={"thickness": 12})
     return _figure(
         "pattern",
         f"{label} by weekday and hour, {unit}",
@@ -124,16 +139,11 @@ def hours(table: Mapping[str, Sequence[float]], *, label: str, unit: str) -> Cha
         label: The quantity's name for readers.
         unit: Its unit.
     """
-    read = {
-        name: [(value, hour) for hour, value in enumerate(values) if not math.isnan(value)]
-        for name, values in table.items()
-    }
-    tops = [
-        f"{name} at {hour}:00 ({value:.3g} {unit})"
-        for name, known in read.items()
-        for value, hour in [max(known, default=(0, 0))]
-        if known
-    ]
+    tops = []
+    for name, values in table.items():
+        if read := [(value, hour) for hour, value in enumerate(values) if not math.isnan(value)]:
+            value, hour = max(read)
+            tops.append(f"{name} at {hour}:00 ({value:.3g} {unit})")
     looks = ((MODEL, "solid"), (TRUTH, "dash"))
     lines = [
         _line(range(24), values, name, color=colour, width=2, dash=dash)
@@ -192,9 +202,7 @@ def _daily(
     if values:
         top = max(values, key=values.__getitem__)
         summary = f"Highest: {values[top]:.2f} {unit} on {top}."
-    traces: list[Any] = [
-        go.Bar(x=list(values), y=list(values.values()), name="day", marker={"color": MODEL})
-    ]
+    traces: list[Any] = [_bars(values, values.values(), "day")]
     ends = [min(values, default=None), max(values, default=None)]
     dashes = ("dash", "dot", "dashdot")
     for (label, limit), dash in zip((limits or {}).items(), dashes, strict=False):
@@ -205,8 +213,7 @@ def _daily(
 def _levels(domain: Domain, shares: dict[str, float]) -> Chart:
     most = max(shares, key=shares.__getitem__)
     text = [f"{share:.0%}" for share in shares.values()]
-    beside: dict[str, Any] = {"text": text, "textposition": "outside", "cliponaxis": False}
-    bars = _lying(shares.values(), shares, MODEL, **beside)
+    bars = _lying(shares.values(), shares, MODEL, text=text, **_OUTSIDE)
     return _figure(
         "levels",
         f"{domain.target.label}: share of readings",
@@ -224,29 +231,14 @@ def scores(names: Sequence[str], values: dict[str, Sequence[float]], *, metric: 
     winner = names[later.index(min(later) if best == "lowest" else max(later))]
     name = metric.upper() if metric in {"rmse", "mae"} else metric.capitalize()
     summary = f"On later time, {winner} has the {best} {name}."
-    bars = [
-        _lying(
-            numbers,
-            names,
-            colour,
-            name=split,
-            text=[f"{v:.3f}" for v in numbers],
-            textposition="outside",
-            textfont={"size": 11},
-            cliponaxis=False,
-        )
-        for (split, numbers), colour in zip(values.items(), (NAIVE, MODEL), strict=True)
-    ]
-    return _figure(
-        "scores",
-        f"{name} of model and baselines",
-        summary,
-        bars,
-        barmode="group",
-        height=_height(2 * len(names)),
-        xaxis=_titled(f"{best} is best"),
-        yaxis={"autorange": "reversed"},
-    )
+    bars = []
+    for (split, numbers), colour in zip(values.items(), (NAIVE, MODEL), strict=True):
+        text = [f"{v:.3f}" for v in numbers]
+        small = {"textfont": {"size": 11}, **_OUTSIDE}
+        bars.append(_lying(numbers, names, colour, name=split, text=text, **small))
+    title, axis = f"{name} of model and baselines", f"{best} is best"
+    height = _height(2 * len(names))
+    return _ranked("scores", title, summary, bars, axis, barmode="group", height=height)
 
 
 def coverage(counted: dict[str, Any]) -> Chart:
@@ -256,20 +248,10 @@ def coverage(counted: dict[str, Any]) -> Chart:
         counted: ``level``, ``overall`` and ``by_month``.
     """
     months, level = counted["by_month"], counted["level"]
-    bars = go.Bar(
-        x=list(months),
-        y=list(months.values()),
-        name="held",
-        marker={"color": MODEL},
-        text=[f"{share:.0%}" for share in months.values()],
-    )
-    aim = go.Scatter(
-        x=list(months),
-        y=[level] * len(months),
-        name="meant to hold",
-        mode="lines+markers",
-        line={"color": TRUTH, "dash": "dash"},
-    )
+    shares = [f"{share:.0%}" for share in months.values()]
+    bars = _bars(months, months.values(), "held", text=shares)
+    meant = [level] * len(months)
+    aim = _line(months, meant, "meant to hold", "lines+markers", color=TRUTH, dash="dash")
     summary = f"Meant to hold in {level:.0%} of cases; on later time {counted['overall']:.1%} did."
     axis = {"range": [0, 1.05], "tickformat": ".0%"}
     title = "Did it know how sure it was?"
@@ -291,14 +273,9 @@ def reliability(bins: Sequence[dict[str, Any]], forecast: Forecast | None = None
         f"({worst['answers']} answers); no other bin weighs more."
     )
     ideal = _line([0, 1], [0, 1], "as stated", color=NAIVE, dash="dash")
-    found = go.Scatter(
-        x=[b["stated"] for b in bins],
-        y=[b["right"] for b in bins],
-        name="were right",
-        mode="lines+markers",
-        line={"color": MODEL},
-        text=[f"{b['answers']} answers" for b in bins],
-    )
+    stated, right = ([b[name] for b in bins] for name in ("stated", "right"))
+    found = _line(stated, right, "were right", "lines+markers", color=MODEL)
+    found.text = [f"{b['answers']} answers" for b in bins]
     axes = {"range": [0, 1.02], "tickformat": ".0%"}
     return _figure(
         name,
@@ -326,14 +303,9 @@ def horizons(
     better = sum(skill > 0 for skill in skills)
     name = metric.upper() if metric == "rmse" else metric.capitalize()
     texts = [f"{name} {scores[metric]:.2f} {unit}".rstrip() for scores in by_ahead.values()]
-    bars = go.Bar(
-        x=hours,
-        y=skills,
-        marker={"color": [MODEL if skill > 0 else TRUTH for skill in skills]},
-        text=texts if len(texts) < 4 else None,
-        hovertext=texts,
-        name="skill",
-    )
+    colours = [MODEL if skill > 0 else TRUTH for skill in skills]
+    beside = texts if len(texts) < 4 else None
+    bars = _bars(hours, skills, "skill", colours, text=beside, hovertext=texts)
     return _figure(
         f"{forecast.name}_skill",
         f"{forecast.title}: skill over the best baseline",
@@ -349,16 +321,10 @@ def importance(groups: Sequence[str], worse: Sequence[float], *, metric: str, un
     label = f"RMSE rises by, {unit}" if metric == "rmse" else "share of wrong classes rises by"
     names = [group.replace(" + ", ",<br>") for group in groups]
     bars = _lying(worse, names, MODEL, text=[f"{v:.2f}" for v in worse])
-    return _figure(
-        "importance",
-        "What it leans on, on later time",
-        f"It leans most on: {groups[0]}.",
-        [bars],
-        # All bars are as high as the longest label.
-        height=_height(len(groups) * max(group.count(" + ") + 1 for group in groups)),
-        xaxis=_titled(label),
-        yaxis={"autorange": "reversed"},
-    )
+    # All bars are as high as the longest label.
+    lines = len(groups) * max(group.count(" + ") + 1 for group in groups)
+    title, summary = "What it leans on, on later time", f"It leans most on: {groups[0]}."
+    return _ranked("importance", title, summary, [bars], label, height=_height(lines))
 
 
 def ahead(domain: Domain, name: str, answers: Sequence[Any]) -> Chart:
@@ -376,12 +342,7 @@ def ahead(domain: Domain, name: str, answers: Sequence[Any]) -> Chart:
         most = "At most " if len(answers) > 1 else ""
         summary = f"{most}{top.label} is expected at {top.at:%H:%M} ({top.confidence:.0%} sure)."
         traces = [
-            go.Bar(
-                x=times,
-                y=[a.probabilities[level.label] for a in answers],
-                name=level.label,
-                marker={"color": colour},
-            )
+            _bars(times, [a.probabilities[level.label] for a in answers], level.label, colour)
             for level, colour in zip(domain.target.levels, SEQUENCE, strict=False)
         ]
         axis: dict[str, Any] = {"tickformat": ".0%", "range": [0, 1]}
@@ -469,16 +430,8 @@ def _confusion(labels: Sequence[str], rows: Any) -> Chart:
     pairs = list(zip(rows["observed"], rows["predicted"], strict=True))
     cells = [[pairs.count((o, p)) for p in numbers] for o in numbers]
     right = sum(row[n] for n, row in enumerate(cells))
-    heat = go.Heatmap(
-        z=cells,
-        x=list(labels),
-        y=list(labels),
-        colorscale=SCALE,
-        showscale=False,
-        text=cells,
-        texttemplate="%{text}",
-        hovertemplate="observed %{y}, predicted %{x}: %{z}<extra></extra>",
-    )
+    told = "observed %{y}, predicted %{x}: %{z}<extra></extra>"
+    heat = _heat(cells, labels, labels, told, showscale=False, text=cells, texttemplate="%{text}")
     return _figure(
         "later",
         "Predicted and observed on later time",
@@ -493,14 +446,7 @@ def findings(reasons: Sequence[str], counts: Sequence[int]) -> Chart:
     """Draw how many findings there are for each reason."""
     most = f"Most often: {reasons[0]} ({counts[0]})." if len(reasons) else "Nothing was found."
     bars = _lying(counts, reasons, NAIVE, text=[f"{c:,}" for c in counts])
-    return _figure(
-        "findings",
-        "Faults found in the readings",
-        most,
-        [bars],
-        xaxis=_titled("findings"),
-        yaxis={"autorange": "reversed"},
-    )
+    return _ranked("findings", "Faults found in the readings", most, [bars], "findings")
 
 
 def alarms(told: Sequence[tuple[str, str, str, str]]) -> list[Chart]:
@@ -515,8 +461,8 @@ def alarms(told: Sequence[tuple[str, str, str, str]]) -> list[Chart]:
         mine = [(sensor, ends) for sensor, its, *ends in told if its == kind]
         x = [at for _, ends in mine for at in (*ends, None)]
         y = [name for sensor, _ in mine for name in (sensor, sensor, None)]
-        trace = _line(x, y, kind, color=colour, width=9)
-        traces.append(trace.update(mode="lines+markers", marker={"size": 9}))
+        trace = _line(x, y, kind, "lines+markers", color=colour, width=9)
+        traces.append(trace.update(marker={"size": 9}))
     sensors = list(dict.fromkeys(sensor for sensor, *_ in told))
     summary = f"Number of alarms: {len(told)}; of sensors: {len(sensors)}."
     axis = {"type": "category", "autorange": "reversed", "ticks": "outside"}

@@ -93,47 +93,41 @@ def _packages() -> Iterator[Check]:
 
 
 def _settings() -> Iterator[Check]:
-    known = settings.current()
+    found = [*_clashing(settings.current()), *_strange()]
+    yield from found or [Check("settings", "ok", "they go together")]
+
+
+def _clashing(known: settings.Settings) -> Iterator[Check]:
+    """Give settings that do not go together."""
+    token = known.dashboard_token
+    if known.deliver and not known.mail_url:
+        how = "Name the mail server: SMARTCITY_MAIL_URL"
+        yield Check("settings", "warning", "SMARTCITY_DELIVER is on, but no mail can go out", how)
+    if known.backup_repository and not known.backup_password:
+        seen = "SMARTCITY_BACKUP_REPOSITORY is set without a password"
+        how = "Set SMARTCITY_BACKUP_PASSWORD, and keep it elsewhere too."
+        yield Check("settings", "problem", seen, how)
+    if known.api_port == known.dashboard_port:
+        seen = f"API and dashboard share port {known.api_port}"
+        how = "Set SMARTCITY_API_PORT or SMARTCITY_DASHBOARD_PORT to another."
+        yield Check("settings", "problem", seen, how)
+    if token is not None and not token.get_secret_value():
+        seen, how = "SMARTCITY_DASHBOARD_TOKEN is empty", "Set a token, or leave it out."
+        yield Check("settings", "problem", seen, how)
+    if known.host not in {"127.0.0.1", "::1", "localhost"} and not known.require_key:
+        seen = f"the API answers whoever reaches {known.host}"
+        how = "Let only a proxy reach it, or ask for keys: SMARTCITY_REQUIRE_KEY=true"
+        yield Check("settings", "warning", seen, how)
+
+
+def _strange() -> Iterator[Check]:
+    """Give variables that look like settings and are none."""
     fields = [f"SMARTCITY_{name.upper()}" for name in settings.Settings.model_fields]
-    faults: list[tuple[bool, Literal["warning", "problem"], str, str]] = [
-        (
-            known.deliver and not known.mail_url,
-            "warning",
-            "SMARTCITY_DELIVER is on, but no mail can go out",
-            "Name the mail server: SMARTCITY_MAIL_URL",
-        ),
-        (
-            bool(known.backup_repository) and not known.backup_password,
-            "problem",
-            "SMARTCITY_BACKUP_REPOSITORY is set without a password",
-            "Set SMARTCITY_BACKUP_PASSWORD, and keep it elsewhere too.",
-        ),
-        (
-            known.api_port == known.dashboard_port,
-            "problem",
-            f"API and dashboard share port {known.api_port}",
-            "Set SMARTCITY_API_PORT or SMARTCITY_DASHBOARD_PORT to another.",
-        ),
-        (
-            known.dashboard_token is not None and not known.dashboard_token.get_secret_value(),
-            "problem",
-            "SMARTCITY_DASHBOARD_TOKEN is empty",
-            "Set a token, or leave it out.",
-        ),
-        (
-            known.host not in {"127.0.0.1", "::1", "localhost"} and not known.require_key,
-            "warning",
-            f"the API answers whoever reaches {known.host}",
-            "Let only a proxy reach it, or ask for keys: SMARTCITY_REQUIRE_KEY=true",
-        ),
-    ]
-    found = [Check("settings", state, seen, how) for wrong, state, seen, how in faults if wrong]
     for name in sorted(os.environ):
         if name.startswith("SMARTCITY_") and name not in {*fields, *_OURS}:
             near = get_close_matches(name, fields, n=1)
             how = f"Did you mean {near[0]}?" if near else "Leave it out."
-            found.append(Check("settings", "warning", f"{name} is set, but is no setting", how))
-    yield from found or [Check("settings", "ok", "they go together")]
+            yield Check("settings", "warning", f"{name} is set, but is no setting", how)
 
 
 def _secrets() -> Iterator[Check]:

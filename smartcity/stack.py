@@ -32,6 +32,11 @@ _DEATHS, _WITHIN = 5, 60.0
 #: Names the process a command of ours belongs to.
 _PARENT = "SMARTCITY_STACK"
 
+#: The first word of a command of ours -> its process.
+Processes = dict[str, subprocess.Popen[bytes]]
+#: Takes a sentence for whoever looks on.
+Say = Callable[[str], None]
+
 
 def require_free(port: int, variable: str) -> None:
     """Make sure a port can be listened on.
@@ -84,7 +89,7 @@ def stay_with_parent() -> None:
         threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def _require_all(say: Callable[[str], None], *, building: bool) -> None:
+def _require_all(say: Say, *, building: bool) -> None:
     """Make sure, before anything starts, that ports, folders and models are what they must be."""
     known = settings.current()
     if known.api_port == known.dashboard_port:
@@ -110,7 +115,7 @@ def _require_all(say: Callable[[str], None], *, building: bool) -> None:
 
 
 def up(
-    say: Callable[[str], None],
+    say: Say,
     *,
     meanwhile: Callable[[], None] = lambda: None,
     afterwards: Sequence[Sequence[str]] = (),
@@ -163,7 +168,7 @@ class _Watch:
     begun: float = field(default_factory=time.monotonic)
     again_at: float | None = None
 
-    def look(self, servers: dict[str, subprocess.Popen[bytes]], say: Callable[[str], None]) -> None:
+    def look(self, servers: Processes, say: Say) -> None:
         """Note that the server ended, or start it again when its pause is over.
 
         Raises:
@@ -190,11 +195,7 @@ class _Watch:
             _start(servers, [self.name])
 
 
-def _go_on(
-    servers: dict[str, subprocess.Popen[bytes]],
-    waiting: list[list[str]],
-    say: Callable[[str], None],
-) -> None:
+def _go_on(servers: Processes, waiting: list[list[str]], say: Say) -> None:
     """Start the next command once the one before has ended, and say how that ended."""
     if not waiting:
         return
@@ -208,7 +209,7 @@ def _go_on(
         say(f"smartcity {words} {f'failed; see {log_file}' if code else 'is done'}")
 
 
-def _make_reports(servers: dict[str, subprocess.Popen[bytes]], at: float) -> float:
+def _make_reports(servers: Processes, at: float) -> float:
     """Let what is due be made, a round at a time; give when the next may begin."""
     if "report" not in servers:
         if time.monotonic() >= at:
@@ -222,14 +223,14 @@ def _make_reports(servers: dict[str, subprocess.Popen[bytes]], at: float) -> flo
 
 
 @contextmanager
-def _servers(names: list[str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def _servers(names: list[str]) -> Iterator[Processes]:
     """Start each server as a process of its own; stop them all on the way out."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
-    servers: dict[str, subprocess.Popen[bytes]] = {}
+    servers: Processes = {}
     try:
         for name in names:
             _start(servers, [name])
@@ -249,9 +250,7 @@ def _servers(names: list[str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _start(
-    servers: dict[str, subprocess.Popen[bytes]], words: Sequence[str]
-) -> subprocess.Popen[bytes]:
+def _start(servers: Processes, words: Sequence[str]) -> None:
     """Start a command of ours as a process of its own, beside the others."""
     with _output(settings.current().logs / f"{words[0]}.log") as output:
         servers[words[0]] = subprocess.Popen(
@@ -260,7 +259,6 @@ def _start(
             stderr=subprocess.STDOUT,
             env=os.environ | {_PARENT: str(os.getpid())},
         )
-    return servers[words[0]]
 
 
 def _output(path: Path) -> BinaryIO:

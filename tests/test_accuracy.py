@@ -432,7 +432,7 @@ def test_metrics_tell_the_last_days_by_version_and_part(home: Path, models: Mode
     simulate(models["energy"], [0.5] * 240, since=datetime.now(UTC) - START - 240 * HOUR)
     simulate(models["traffic"], [0.0] * 30)
 
-    [total, recent] = monitoring.metrics._accuracy()
+    [total, recent, *_] = monitoring.metrics._accuracy()
 
     mine = {"domain": "energy", "version": "1.0.0", "part": "now"}
     found = {

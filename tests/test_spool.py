@@ -600,8 +600,7 @@ def test_a_kill_between_commit_and_removal_doubles_nothing(
 
 def test_only_one_imports_at_a_time(database: str, home: Path) -> None:
     spooled(metric(1))
-    with importer._alone(home / "state" / "spool") as alone:
-        assert alone
+    with importer.paused():
         assert import_waiting() == Imported()
     assert import_waiting().rows == 1
 

@@ -84,19 +84,14 @@ def head(words: Words, titles: Mapping[str, str], page: str, simulated: Sequence
     return written("head", words, titles, page, simulated, LANGUAGES)
 
 
-def banner(words: Words, simulated: Sequence[str]) -> str:
-    """Say which questions are answered from the simulated city; nothing if none is."""
-    return written("banner", words, simulated)
-
-
 def title(words: Words, predictor: Predictor) -> str:
     """Write the head of a domain's page."""
     return written("title", words, predictor.domain.question, predictor.card.data["source"])
 
 
-def heading(words: Words, name: str, level: int = 2) -> str:
+def heading(words: Words, name: str) -> str:
     """Write the head of a page."""
-    return written("heading", words, name, level)
+    return written("heading", words, name, 2)
 
 
 def section(words: Words, name: str, about: str = "") -> str:
@@ -115,7 +110,6 @@ def overview(
     facts: Mapping[str, Any] | None,
     run: Run | None,
     changes: Sequence[str] = (),
-    now: datetime | None = None,
 ) -> str:
     """Write one question's card: the last report's figures, how sure, how fresh, what to do.
 
@@ -125,12 +119,11 @@ def overview(
         facts: What its last report states.
         run: The run that made it.
         changes: What is new since the report before, as sentences.
-        now: The time, UTC.
     """
     if facts is None or run is None:
         return written("overview", words, domain, *[None] * 7)
     days = [day["value"] for day in facts.get("daily", ()) if day["value"] is not None]
-    age = (now or datetime.now(UTC)).replace(tzinfo=None) - datetime.fromisoformat(facts["to"])
+    age = datetime.now(UTC).replace(tzinfo=None) - datetime.fromisoformat(facts["to"])
     old = "more than a year" if age.days > 365 else f"{age.days} days"
     drawn = _band(domain, facts), _TRENDS.get(facts.get("trend", "")), _sparkline(days)
     known = {"trend": None, "advice": "", "forecasts": {}, "reliability": None, **facts}

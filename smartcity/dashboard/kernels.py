@@ -5,14 +5,15 @@ import ctypes
 import gc
 import json
 import os
-import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
@@ -23,15 +24,9 @@ from smartcity.predict import Predictors
 
 log = logs.get(__name__)
 
-#: Of every kernel. One thread each: many people look at the same few processors, and a fork copies
-#: one thread only. onnxruntime would start another, to tell its makers what it is used for.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "JUPYTER_WIDGETS_ECHO": "0",
-}
+_TOLD = tomllib.loads(Path(__file__).with_name("kernels.toml").read_text("utf-8"))
+#: Of every kernel.
+ENVIRONMENT: dict[str, str] = _TOLD["environment"]
 #: What a fork server runs; by its module's name, for its children to find what it has opened.
 _MAIN = f"import sys, {__name__} as kernels; kernels.main(int(sys.argv[1]), sys.argv[2])"
 #: Number of prctl's request to be sent a signal when the process one was forked from ends.
@@ -51,23 +46,36 @@ def warm() -> Predictors | None:
 
 
 class _Forked:
-    """A kernel's process, as the part of a ``Popen`` that a provisioner uses."""
+    """A kernel's process, as the part of a ``Popen`` that a provisioner uses.
+
+    It is known by a handle, which means this process whoever has its number by now. That it ended
+    can be seen from here; how it did, only by its parent.
+    """
 
     stdin = stdout = stderr = None
 
-    def __init__(self, server: "ForkServer", pid: int) -> None:
-        self.server, self.pid = server, pid
+    def __init__(self, pid: int) -> None:
+        self.pid, self._handle = pid, os.pidfd_open(pid)
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
+        self.send_signal(0)
         return self.returncode
 
     wait = poll
 
     def send_signal(self, signum: int) -> None:
-        # By way of its parent, which knows whether this number still means this process.
         if self.returncode is None:
-            self.server.tell(pid=self.pid, signum=signum)
+            try:
+                signal.pidfd_send_signal(self._handle, signum)
+            except ProcessLookupError:
+                os.close(self._handle)
+                self.returncode = 0
+
+
+def _end(forked: asyncio.Task[_Forked]) -> None:
+    if not forked.cancelled() and not forked.exception():
+        forked.result().send_signal(signal.SIGKILL)
 
 
 class ForkServer:
@@ -78,6 +86,8 @@ class ForkServer:
     """
 
     current: ClassVar["ForkServer | None"] = None
+    _process: subprocess.Popen[bytes] | None = None
+    _control: socket.socket
 
     def __init__(self, folder: str) -> None:
         """Make one known; it starts with the first kernel, and again should it have ended.
@@ -86,12 +96,7 @@ class ForkServer:
             folder: Where sockets and connection files are; it goes when the dashboard ends.
         """
         self._folder = folder
-        self._starting = asyncio.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._listening: asyncio.Task[None] | None = None
-        self._awaited: list[asyncio.Future[_Forked]] = []
-        self._running: dict[int, _Forked] = {}
+        self._asking = asyncio.Lock()
 
     async def fork(self, file: str, cwd: str, env: Mapping[str, str]) -> _Forked:
         """Have a kernel forked.
@@ -104,66 +109,46 @@ class ForkServer:
         Raises:
             OSError: It could not be.
         """
-        async with self._starting:
-            if self._writer is None:
-                await self._start()
-        awaited: asyncio.Future[_Forked] = asyncio.get_running_loop().create_future()
-        self._awaited.append(awaited)
-        self.tell(file=file, cwd=cwd, env=dict(env))
-        return await awaited
+        asking = asyncio.create_task(self._ask(file=file, cwd=cwd, env=dict(env)))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:  # the kernel that comes all the same is nobody's
+            asking.add_done_callback(_end)
+            raise
 
-    def tell(self, **what: object) -> None:
-        """Tell the fork server something; in vain if it has ended, and its kernels with it."""
-        if self._writer:
-            self._writer.write(json.dumps(what).encode() + b"\n")
+    async def _ask(self, **what: object) -> _Forked:
+        async with self._asking:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(self._control, json.dumps(what).encode() + b"\n")
+            told = await loop.sock_recv(self._control, 2**16)
+        if not told:
+            raise OSError("the fork server ended")
+        said = json.loads(told)
+        if "failed" in said:
+            raise OSError(said["failed"])
+        return _Forked(said["pid"])
 
-    async def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+    def _start(self) -> None:
+        if self._process:
+            log.error("the kernels' fork server ended", code=self._process.returncode)
+            self._control.close()
+        self._control, theirs = socket.socketpair()
+        self._control.setblocking(False)
         with theirs:
-            self._process = subprocess.Popen(  # noqa: ASYNC220  # a few milliseconds, once
+            self._process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN, str(theirs.fileno()), self._folder],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is the dashboard's business
                 env=os.environ | ENVIRONMENT | {"IPYTHONDIR": f"{self._folder}/ipython"},
             )
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-        self._listening = asyncio.create_task(self._listen(reader, self._process))
-
-    async def _listen(self, reader: asyncio.StreamReader, process: subprocess.Popen[bytes]) -> None:
-        """Note which kernels began and ended, until the fork server ends and all with it."""
-        with suppress(ConnectionError):
-            while line := await reader.readline():
-                self._note(**json.loads(line))
-        # All at once: what is waited for next may already be of another fork server.
-        if self._writer:
-            self._writer.close()
-            self._writer = None
-        for pid in list(self._running):
-            self._note(ended=pid, code=-signal.SIGKILL)
-        while self._awaited:
-            self._note(failed="the fork server ended")
-        log.error("the kernels' fork server ended", code=await asyncio.to_thread(process.wait))
-
-    def _note(self, *, ended: int = 0, code: int = 0, pid: int = 0, failed: str = "") -> None:
-        if ended:
-            self._running.pop(ended).returncode = code
-            return
-        awaited = self._awaited.pop(0)
-        forked = _Forked(self, pid)
-        if pid:
-            self._running[pid] = forked
-        if awaited.cancelled():
-            forked.send_signal(signal.SIGKILL)
-        elif failed:
-            awaited.set_exception(OSError(failed))
-        else:
-            awaited.set_result(forked)
 
     def stop(self) -> None:
         """End it and all kernels, and remove the folder."""
-        if self._process and self._writer:
-            self._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        if self._process:
+            self._control.close()
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
@@ -189,108 +174,58 @@ def main(control: int, folder: str) -> None:
     """Be the fork server, until the dashboard has ended.
 
     Args:
-        control: The number of the socket it asks through.
+        control: The number of the socket it asks through, in lines of JSON.
         folder: What to remove then.
     """
+    global _warm  # what ``warm`` gives, here and in every child
+    import smartcity.dashboard  # noqa: F401  # as the notebook will
+
     logs.configure()
-    with socket.socket(fileno=control) as asking:
-        _Forking(asking).run()
+    _warm, app = Predictors(), _application()
+    _open_models(_warm)
+    ctypes.CDLL(None).malloc_trim(0)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a kernel ended
+    kernels: list[_Forked] = []
+    with socket.socket(fileno=control) as asking, asking.makefile("rb") as lines:
+        for line in lines:
+            kernels = [kernel for kernel in kernels if kernel.poll() is None]
+            said: dict[str, object]
+            try:
+                _open_models(_warm)
+                kernels.append(_Forked(_fork(control, app, **json.loads(line))))
+                said = {"pid": kernels[-1].pid}
+            except Exception as error:  # this one kernel is lost, not all that are to come
+                log.exception("a kernel could not be forked")
+                said = {"failed": str(error)}
+            asking.sendall(json.dumps(said).encode() + b"\n")
+    for kernel in kernels:
+        kernel.send_signal(signal.SIGKILL)
+    with suppress(ChildProcessError):  # when the last has ended
+        os.waitpid(-1, 0)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Forking:
-    """The fork server: forks whenever asked, says what became of it, ends with the dashboard."""
-
-    def __init__(self, control: socket.socket) -> None:
-        """Make all ready that kernels share.
-
-        Args:
-            control: Where the dashboard asks, in lines of JSON.
-        """
-        global _warm  # noqa: PLW0603  # what ``warm`` gives, here and in every child
-        import smartcity.dashboard  # noqa: F401  # as the notebook will
-
-        self.control = control
-        self.bell, self.ringing = socket.socketpair()
-        self.ringing.setblocking(False)
-        signal.set_wakeup_fd(self.ringing.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # heard as a byte, for ``select``
-        self.running: set[int] = set()
-        self.models = _warm = Predictors()
-        self.app = _application()
-        _open_models(self.models)
-        ctypes.CDLL(None).malloc_trim(0)
-
-    def run(self) -> None:
-        """Fork until the dashboard has ended."""
-        unread = b""
-        while True:
-            ready, _, _ = select.select([self.control, self.bell], [], [])
-            if self.bell in ready:
-                self.bell.recv(4096)
-                self._reap()
-            if self.control in ready:
-                if not (received := self.control.recv(2**16)):
-                    break
-                *lines, unread = (unread + received).split(b"\n")
-                for line in lines:
-                    self._do(**json.loads(line))
-        signal.set_wakeup_fd(-1)
-        for pid in self.running:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-
-    def _say(self, **what: object) -> None:
-        self.control.sendall(json.dumps(what).encode() + b"\n")
-
-    def _reap(self) -> None:
-        while self.running and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            self.running.remove(ended[0])
-            self._say(ended=ended[0], code=os.waitstatus_to_exitcode(ended[1]))
-
-    def _do(self, *, signum: int | None = None, pid: int = 0, **asked: Any) -> None:
-        if signum is None:
-            try:
-                pid = self._fork(**asked)
-            except Exception as error:  # this one kernel is lost, not all that are to come
-                log.exception("a kernel could not be forked")
-                self._say(failed=str(error))
-            else:
-                self.running.add(pid)
-                self._say(pid=pid)
-        elif pid in self.running:
-            os.kill(pid, signum)
-
-    def _fork(self, **asked: Any) -> int:
-        """Fork a kernel, with all that is published open."""
-        _open_models(self.models)
-        parent = os.getpid()
-        if pid := os.fork():
-            return pid
-        try:
-            signal.set_wakeup_fd(-1)
+def _fork(control: int, app: Any, *, file: str, cwd: str, env: dict[str, str]) -> int:
+    """Fork a kernel and give its number; in the kernel, never come back."""
+    parent = os.getpid()
+    if pid := os.fork():
+        return pid
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == parent:  # else it ended before it could be asked to take this one along
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for own in (self.control, self.bell, self.ringing):
-                own.close()
-            _be_kernel(self.app, parent, **asked)
-        except BaseException:
-            log.exception("a kernel failed")
-        finally:
-            os._exit(1)  # what its parent would do at the end is not this process's to do
-
-
-def _be_kernel(app: Any, parent: int, file: str, cwd: str, env: dict[str, str]) -> None:
-    """Go on as a kernel."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return  # it ended before it could be asked to take this one with it
-    os.setsid()
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
-    app.connection_file = file
-    app.initialize()
-    app.start()
+            os.close(control)
+            os.setsid()
+            os.chdir(cwd)
+            os.environ.clear()
+            os.environ.update(env)
+            app.connection_file = file
+            app.initialize()
+            app.start()
+    except BaseException:
+        log.exception("a kernel failed")
+    finally:
+        os._exit(1)  # what its parent would do at the end is not this process's to do
 
 
 def _open_models(models: Predictors) -> None:
@@ -334,12 +269,7 @@ def _application() -> Any:
             super().init_control(context)
             self.shell_channel_thread = None  # it serves subshells, which the page has none of
 
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.IPCompleter.use_jedi = False
-    config.InteractiveShell.cache_size = 0
-    config.IPKernelApp.capture_fd_output = False
-    app = Served.instance(config=config, kernel_class=Kernel, parent_handle=1)
+    app = Served.instance(config=Config(_TOLD["config"]), kernel_class=Kernel, parent_handle=1)
     app.init_profile_dir()
     Kernel.instance(parent=app, log=app.log, profile_dir=app.profile_dir)
     return app

@@ -32,17 +32,16 @@ class Dashboard(widgets.VBox):
 
     children: tuple[widgets.Widget, ...]
 
-    def __init__(self, page: str = "overview", *, predictors: Predictors | None = None) -> None:
+    def __init__(self, page: str = "overview") -> None:
         """Show a page.
 
         Args:
             page: ``overview``, a domain's name, or ``reports``.
-            predictors: What answers; the published models by default.
 
         Raises:
             UsageError: There is no such page.
         """
-        self._predictors = predictors or kernels.warm() or Predictors()
+        self._predictors = kernels.warm() or Predictors()
         self.titles = snapshot.titles()
         if page not in self.titles:
             raise unknown("page", page, self.titles)

@@ -54,25 +54,7 @@ _ASKED = ["comm_msg", "comm_close", "comm_info_request", "kernel_info_request"]
 _TOLD = {"status", "comm_open", "comm_msg", "comm_close", "comm_info_reply", "kernel_info_reply"}
 #: Largest message from a browser: a file of 20 MB and what is around it.
 _MESSAGE_BYTES = 32 * 2**20
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Server": "SmartCity",
-}
-_POLICY = (
-    "default-src 'self'; script-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; connect-src 'self' ws://{host} wss://{host}; "
-    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-#: A report is one file with its scripts in it, and reaches nothing else.
-_REPORT_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
+_HEADERS = tomllib.loads(Path(__file__).with_name("headers.toml").read_text("utf-8"))
 
 
 @dataclass
@@ -237,11 +219,11 @@ class _Visitors(PasswordIdentityProvider):
 class _Answer(web.RequestHandler):
     """Says in every answer what a browser may do with it, and never more than is good to know."""
 
-    policy = _POLICY
+    policy: str = _HEADERS["policy"]["page"]
 
     def set_default_headers(self) -> None:
         """Send the headers that keep a page to itself."""
-        for name, value in _HEADERS.items():
+        for name, value in _HEADERS["always"].items():
             self.set_header(name, value)
         host = re.sub(r"[^\w.:\[\]-]", "", self.request.host)
         self.set_header("Content-Security-Policy", self.policy.format(host=host))
@@ -284,9 +266,8 @@ def _inside(folder: Path, name: str) -> Path:
 
 @lru_cache(maxsize=32)
 def _zipped(path: Path, _changed: int) -> bytes:
-    """Give a file zipped: as it lies beside it, or zipped once."""
-    beside = path.with_name(f"{path.name}.gz")
-    return beside.read_bytes() if beside.is_file() else gzip.compress(path.read_bytes(), 6)
+    """Give a file zipped, which is done once."""
+    return gzip.compress(path.read_bytes(), 6)
 
 
 class _Guarded(_Answer, JupyterHandler):
@@ -401,7 +382,7 @@ class _Static(_Answer):
 class _Report(_Guarded):
     """Files of the reports' runs."""
 
-    policy = _REPORT_POLICY
+    policy = _HEADERS["policy"]["report"]
 
     @web.authenticated
     async def get(self, notebook: str | None, name: str) -> None:

@@ -20,6 +20,13 @@ from smartcity.domains import Domain, Input
 from smartcity.errors import InputError, SmartCityError
 from smartcity.predict import Predictor
 
+#: A row that is not blank: the line it begins in, and its cells; None where quotes leave no row.
+Line = tuple[int, list[str] | None]
+#: Input name, ``timestamp`` or ``time`` -> place of its column.
+Places = dict[str, int]
+#: What should be looked at: a key of ``TEXTS``, and what stands in its gaps.
+Note = tuple[str, Mapping[str, object]]
+
 MAX_BYTES, MAX_ROWS, MAX_COLUMNS = 5_000_000, 50_000, 200
 DELIMITERS, DECIMALS = (",", ";", "\t", "|"), (".", ",")
 #: In the order they are tried; the last reads anything.
@@ -72,8 +79,8 @@ class Layout:
 
     Attributes:
         columns: Names of the file's columns, each once.
-        mapping: Input name, ``timestamp`` or ``time`` -> place of its column.
-        notes: What should be looked at: a key of ``TEXTS``, and what stands in its gaps.
+        mapping: Which column is what.
+        notes: What should be looked at.
     """
 
     encoding: str
@@ -82,7 +89,7 @@ class Layout:
     header: bool
     columns: tuple[str, ...]
     mapping: Mapping[str, int]
-    notes: tuple[tuple[str, Mapping[str, object]], ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -202,8 +209,8 @@ def _decoded(content: bytes, encoding: str = "") -> tuple[str, str]:
     raise UploadError("encoding", encoding=encoding)
 
 
-def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
-    """Yield the rows that are not blank, and their lines; None where quotes leave no row."""
+def _rows(text: str, delimiter: str) -> Iterator[Line]:
+    """Yield the rows that are not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
         line, cells = reader.line_num + 1, None
@@ -291,7 +298,7 @@ def _key(name: str) -> str:
 
 def _named(
     cells: Sequence[str], domain: Domain, *, nearly: bool = False
-) -> tuple[dict[str, int], list[tuple[str, Mapping[str, object]]]]:
+) -> tuple[Places, list[Note]]:
     """Find columns by name: ours or the publisher's, written alike, or nearly so."""
     exact = {s.name: (s.name, s.column or s.name) for s in domain.inputs}
     exact["timestamp"] = ("timestamp", "recorded_at")
@@ -299,7 +306,7 @@ def _named(
     alike["timestamp"] = (*exact["timestamp"], "datetime", "date and time")
     keys = {name: [*map(_key, names)] for name, names in alike.items()}
     free = {n: cell.strip() for n, cell in enumerate(cells[:MAX_COLUMNS]) if _key(cell)}
-    mapping, notes = dict[str, int](), list[tuple[str, Mapping[str, object]]]()
+    mapping, notes = Places(), list[Note]()
     tests = [lambda name, cell: cell in exact[name], lambda name, cell: _key(cell) in keys[name]]
     if nearly:
         tests.append(lambda name, cell: bool(get_close_matches(_key(cell), keys[name], 1, 0.85)))
@@ -315,8 +322,8 @@ def _named(
 
 
 def _timed(
-    mapping: dict[str, int], names: Sequence[str], rows: Sequence[Sequence[str]], domain: Domain
-) -> dict[str, int]:
+    mapping: Places, names: Sequence[str], rows: Sequence[Sequence[str]], domain: Domain
+) -> Places:
     """Find the columns that say when, by what stands in them; they do for the parts of time."""
 
     def tell(places: Sequence[int]) -> bool:
@@ -335,7 +342,7 @@ def _timed(
     return {name: place for name, place in mapping.items() if name not in parts}
 
 
-def _in_order(mapping: Mapping[str, int], width: int, domain: Domain) -> dict[str, int]:
+def _in_order(mapping: Places, width: int, domain: Domain) -> Places:
     """Take columns without names as the inputs in their order, if there are as many."""
     free = [n for n in range(width) if n not in mapping.values()]
     specs = [s for s in domain.inputs if not (s.from_time and "timestamp" in mapping)]
@@ -397,9 +404,7 @@ def _check(layout: Layout, domain: Domain) -> None:
         raise UploadError("lacking", fields=tuple(lacking))
 
 
-def _take(
-    done: Answered, rows: Iterable[tuple[int, list[str] | None]], predictor: Predictor
-) -> None:
+def _take(done: Answered, rows: Iterable[Line], predictor: Predictor) -> None:
     """Check some rows, answer the good ones, and set the others aside."""
     good, checked = list[list[Any]](), list[dict[str, Any]]()
     for line, cells in rows:

@@ -60,13 +60,12 @@ class UploadPanel(anywidget.AnyWidget):
         self._fields = upload.fields(predictor.domain)
         self._turn = 0
         self._forget()
-        fields = [(s.name, s.label, s.unit, not s.optional) for s in self._fields.values()]
         super().__init__(
             words={name: say(text) for name, text in WORDS.items()},
             choices={
                 "fields": [
-                    [name, say(label), unit and say(unit), needed]
-                    for name, label, unit, needed in fields
+                    [spec.name, say(spec.label), spec.unit and say(spec.unit), not spec.optional]
+                    for spec in self._fields.values()
                 ],
                 "delimiter": upload.DELIMITERS,
                 "decimal": upload.DECIMALS,

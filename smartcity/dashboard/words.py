@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ _NUMBER = re.compile(r"(?<![\w.-])[+-]?\d[\d,]*(?:\.\d+)?(?![\w.]*\d)")
 _WORD = re.compile(r"[^\W\d_]{3}")
 _PERCENT = re.compile(r"(?<=\d)%")
 _PLACE = re.compile(r"\\\{\\\}")
-
-Say = Callable[[str], str]
 
 
 def english(part: str) -> dict[str, str]:

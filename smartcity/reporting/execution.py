@@ -15,7 +15,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from smartcity import atomic, charts, errors
+from smartcity import atomic, charts, errors, runs
 from smartcity.reporting import scrub
 
 Progress = Callable[[int, int], None]
@@ -146,6 +146,5 @@ def _extract(executed: Any, home: Path) -> None:
 
 def summaries(home: Path) -> list[str]:
     """Give one sentence per chart of a run that went well."""
-    path = home / "figures.json"
-    named = json.loads(path.read_bytes()) if path.exists() else {}
+    named = runs.content(home, "figures.json") or {}
     return [chart["layout"]["meta"]["summary"] for chart in named.values()]

@@ -51,15 +51,12 @@ class _Forked:
     stdin = stdout = stderr = None
 
     def __init__(self, process: BaseProcess) -> None:
-        self.process = process
-        self.pid = process.pid
+        self.process, self.pid = process, process.pid
 
     def poll(self) -> int | None:
         return self.process.exitcode
 
-    def wait(self) -> int | None:
-        self.process.join()
-        return self.process.exitcode
+    wait = poll  # it is called when the process has ended
 
     def send_signal(self, signum: int) -> None:
         if self.pid and self.poll() is None:

@@ -39,12 +39,11 @@ class Reproduced(NamedTuple):
     notes: list[Difference]
 
 
-def reproduce(run_id: str, progress: execution.Progress = lambda done, cells: None) -> Reproduced:
+def reproduce(run_id: str) -> Reproduced:
     """Run a kept run again with its own parameters and compare what comes out.
 
     Args:
         run_id: Which.
-        progress: Called with (cells done, cells in all).
 
     Returns:
         What came of it; nothing is kept or published.
@@ -62,7 +61,7 @@ def reproduce(run_id: str, progress: execution.Progress = lambda done, cells: No
         registry.card(run.domain, version)
     values = run.parameters | ({"run_id": ""} if "run_id" in run.parameters else {})
     with atomic.scratch(".running-", settings.current().reports) as home:
-        failure = execution.execute(notebook, home, values, progress=progress)
+        failure = execution.execute(notebook, home, values)
         if failure:
             message = f"in cell {failure['cell']}: {failure['message']}"
             raise RunError(f"Run {run_id!r} fails now, {message}")

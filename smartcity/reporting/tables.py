@@ -3,27 +3,18 @@
 import csv
 import io
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bs4 import BeautifulSoup, Tag
 from markupsafe import Markup
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 
-#: What a notebook may write of HTML, be it as text between its cells: nothing that runs or loads.
+#: Lets pass what a notebook may write of HTML: nothing that runs or loads.
 _ALLOWED = SanitizeHTML(
-    tags=re.findall(
-        r"\S+",
-        "a abbr b blockquote br caption code dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i li ol p pre"
-        " s small span strong sub sup table tbody td tfoot th thead tr ul",
-    ),
-    attributes={
-        "*": ["class", "id"],
-        "a": ["href", "title"],
-        "div": ["tabindex", "role", "aria-label"],
-        "td": ["colspan", "rowspan"],
-        "th": ["colspan", "rowspan", "scope"],
-    },
+    **tomllib.loads(Path(__file__).with_name("allowed.toml").read_text("utf-8"))
 )
 _NUMBER = re.compile(r"[-+−]?[\d,.]*\d(e[-+]?\d+)?( ?%)?|nan|–", re.IGNORECASE)
 
@@ -98,10 +89,8 @@ def cleaned(html: str, about: str) -> Markup:
         left.decompose()
     for table in soup.select("table"):
         _dress(table)
-        table.wrap(soup.new_tag("div", attrs={"class": "wide", "tabindex": "0"}))
-        frame = table.parent
-        assert frame is not None  # noqa: S101 it was just put there
-        frame["role"], frame["aria-label"] = "group", f"Table: {about}"
+        frame = {"class": "wide", "tabindex": "0", "role": "group", "aria-label": f"Table: {about}"}
+        table.wrap(soup.new_tag("div", attrs=frame))
     return Markup(_ALLOWED.sanitize_html_tags(str(soup)))
 
 

@@ -9,13 +9,13 @@ from itertools import islice
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Connection, case, delete, func, literal, or_, select, tuple_
+from sqlalchemy import Connection, case, delete, func, literal, or_, select, tuple_, union_all
 from sqlalchemy.exc import IntegrityError
 
 from smartcity import domains
 from smartcity.errors import UsageError
 from smartcity.store import tables
-from smartcity.store.database import insert, transaction
+from smartcity.store.database import fetch, insert, transaction
 from smartcity.store.tables import daily, feedback, metrics, predictions
 
 Row = dict[str, Any]
@@ -37,10 +37,8 @@ def get_prediction(key: UUID) -> Row | None:
     Raises:
         DatabaseError: The database is out of reach.
     """
-    with transaction() as connection:
-        found = connection.execute(select(predictions).where(predictions.c.id == key)).mappings()
-        row = found.one_or_none()
-    return dict(row) if row else None
+    found = fetch(select(predictions).where(predictions.c.id == key))
+    return found[0] if found else None
 
 
 def page(
@@ -71,8 +69,7 @@ def page(
         last = tuple_(literal(moment, columns.timestamp.type), literal(key, columns.id.type))
         query = query.where(tuple_(columns.timestamp, columns.id) < last)
     query = query.order_by(columns.timestamp.desc(), columns.id.desc()).limit(limit + 1)
-    with transaction() as connection:
-        rows = [dict(row) for row in connection.execute(query).mappings()]
+    rows = fetch(query)
     more = len(rows) > limit
     rows = rows[:limit]
     return rows, _cursor(rows[-1]) if more and rows else None
@@ -240,38 +237,25 @@ def live_accuracy() -> dict[str, dict[str, float]]:
         DatabaseError: The database is out of reach.
     """
     error = predictions.c.prediction - feedback.c.observed
-    stored = (
-        select(
-            predictions.c.model_name,
-            func.count(),
-            func.sum(func.abs(error)),
-            func.sum(error * error),
-            func.sum(case((error == 0, 1), else_=0)),
-        )
-        .join_from(feedback, predictions)
-        .where(error.is_not(None))
-        .group_by(predictions.c.model_name)
-    )
-    removed = select(daily.c.model_name, *(func.sum(daily.c[name]) for name in _SUMS[1:])).group_by(
-        daily.c.model_name
-    )
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0] * 4)
+    right = case((error == 0, 1), else_=0)
+    each = (literal(1), func.abs(error), error * error, right)
+    named = [value.label(name) for name, value in zip(_SUMS[1:], each, strict=True)]
+    model = func.coalesce(predictions.c.model_name, "").label("model_name")
+    kept = select(model, *named).join_from(feedback, predictions).where(error.is_not(None))
+    removed = select(daily.c.model_name, *(daily.c[name] for name in _SUMS[1:]))
+    both = union_all(kept, removed).subquery().c
+    sums = select(both.model_name, *(func.sum(both[name]) for name in _SUMS[1:]))
+    known, results = domains.load_all(), dict[str, dict[str, float]]()
     with transaction() as connection:
-        for query in (stored, removed):
-            for name, *numbers in connection.execute(query):
-                sums[name or ""] = [
-                    a + float(b) for a, b in zip(sums[name or ""], numbers, strict=True)
-                ]
-    known = domains.load_all()
-    results: dict[str, dict[str, float]] = {}
-    for name, (count, absolute, squared, correct) in sums.items():
-        if not count:
-            continue
-        results[name] = {"observed": int(count)}
-        if name in known and known[name].task == "classification":
-            results[name] |= {"accuracy": correct / count}
-        else:
-            results[name] |= {"mae": absolute / count, "rmse": math.sqrt(squared / count)}
+        for name, *numbers in connection.execute(sums.group_by(both.model_name)):
+            count, absolute, squared, correct = map(float, numbers)
+            if not count:
+                continue
+            results[name] = {"observed": int(count)}
+            if name in known and known[name].task == "classification":
+                results[name] |= {"accuracy": correct / count}
+            else:
+                results[name] |= {"mae": absolute / count, "rmse": math.sqrt(squared / count)}
     return results
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select, tuple_, update
 
 from smartcity.errors import SmartCityError
-from smartcity.store.database import insert, transaction
+from smartcity.store.database import fetch, insert, transaction
 from smartcity.store.tables import due_runs, schedules
 
 #: How long a claim is good for after it was made or renewed, where its owner cannot be looked at.
@@ -31,7 +31,7 @@ class ClaimLostError(SmartCityError):
 
 @dataclass(frozen=True)
 class Due:
-    """A time at which a report is due, for one domain.
+    """A time at which a report is due, for one site of a domain.
 
     Attributes:
         report: Entry of the schedule; the notebook, where it is made without one.
@@ -39,7 +39,7 @@ class Due:
         parameters: Digest of notebook, domain and values.
         notebook: What makes it.
         domain: For which question.
-        given: Values the notebook is given, the domain apart.
+        given: Values the notebook is given, the domain apart; ``site`` unless it is the main one.
         state: ``missed`` was never begun; ``skipped`` gave way to the one before.
         attempts: Tries begun so far.
         next_at: When it may be begun; None where it will not be.
@@ -87,7 +87,7 @@ def note(
         report: Its name.
         now: The time.
         plan: Called with the moment up to which times are noted, whether the report is paused and
-            the domains that a run is under way for; gives the new rows.
+            the ``parameters`` that a run is under way for; gives the new rows.
         stale: How long after it was due something is still begun.
 
     Raises:
@@ -96,7 +96,7 @@ def note(
     with _alone() as connection:
         known = _schedule(connection, report, now)
         busy = (_ROW.state == "running") | ((_ROW.state == "waiting") & (_ROW.attempts > 0))
-        found = select(_ROW.domain).where(_ROW.report == report, busy)
+        found = select(_ROW.parameters).where(_ROW.report == report, busy)
         rows = plan(known["since"], known["paused"], set(connection.scalars(found)))
         _add(connection, rows, now)
         newer = (schedules.c.report == report) & (schedules.c.since < now)
@@ -146,7 +146,7 @@ def take(
     """Claim the oldest that may be begun; it is ours until finished, or until we are gone.
 
     Not begun are: what rests, unless it is asked for by ``only``; and what has a run of the same
-    report and domain under way.
+    report and parameters under way.
 
     Args:
         now: The time.
@@ -170,11 +170,9 @@ def take(
         free = (_ROW.state == "waiting") & (_ROW.next_at <= now)
         for row in dead:
             free |= _this(row)
-        paused = select(schedules.c.report).where(schedules.c.paused)
-        awake = _ROW.report.not_in(paused) & _ROW.report.not_in(resting)
-        taken = [(row.report, row.domain) for row in live]
-        query = select(due_runs).where(free, _within(only) if only else awake)
-        query = query.where(tuple_(_ROW.report, _ROW.domain).not_in(taken)) if taken else query
+        taken = [(row.report, row.parameters) for row in live]
+        query = select(due_runs).where(free, _within(only) if only else _awake(resting))
+        query = query.where(tuple_(_ROW.report, _ROW.parameters).not_in(taken)) if taken else query
         found = connection.execute(query.order_by(_ROW.as_of, _ROW.domain).limit(1)).one_or_none()
         if found is None:
             return None
@@ -193,10 +191,7 @@ def renew(claims: Collection[Due], now: datetime) -> None:
     Raises:
         DatabaseError: The database is out of reach.
     """
-    with transaction(write=True) as connection:
-        for claim in claims:
-            change = update(due_runs).where(_ours(claim))
-            connection.execute(change.values(lease_until=now + LEASE))
+    _change(claims, {"lease_until": now + LEASE})
 
 
 def confirm(claim: Due, now: datetime) -> None:
@@ -206,14 +201,11 @@ def confirm(claim: Due, now: datetime) -> None:
         ClaimLostError: Somebody else has taken it.
         DatabaseError: The database is out of reach.
     """
-    with transaction(write=True) as connection:
-        change = update(due_runs).where(_ours(claim)).values(lease_until=now + LEASE)
-        if not connection.execute(change).rowcount:
-            raise ClaimLostError(
-                f"{claim.report} for {claim.domain!r} of {claim.as_of:%Y-%m-%d %H:%M} UTC was "
-                "taken over while it was being made, as if this process had ended. It is left to "
-                "the other."
-            )
+    if not _change([claim], {"lease_until": now + LEASE}):
+        raise ClaimLostError(
+            f"{claim.report} for {claim.domain!r} of {claim.as_of:%Y-%m-%d %H:%M} UTC was taken "
+            "over while it was being made, as if this process had ended. It is left to the other."
+        )
 
 
 def finish(
@@ -242,9 +234,7 @@ def finish(
         DatabaseError: The database is out of reach.
     """
     values = _ended(state, now, reason=reason) | {"run_id": run_id, "next_at": next_at}
-    with transaction(write=True) as connection:
-        change = update(due_runs).where(_ours(claim)).values(values)
-        return bool(connection.execute(change).rowcount)
+    return _change([claim], values)
 
 
 def retry_at(
@@ -257,9 +247,7 @@ def retry_at(
     Raises:
         DatabaseError: The database is out of reach.
     """
-    paused = select(schedules.c.report).where(schedules.c.paused)
-    awake = _ROW.report.not_in(paused) & _ROW.report.not_in(resting)
-    tried = (_ROW.state == "waiting") & (_ROW.attempts > 0) & awake
+    tried = (_ROW.state == "waiting") & (_ROW.attempts > 0) & _awake(resting)
     open_ = _ROW.state.in_(["waiting", "running"])
     query = select(func.count(), func.min(_ROW.next_at))
     with transaction() as connection:
@@ -286,10 +274,7 @@ def looked() -> dict[str, tuple[datetime, bool]]:
     Raises:
         DatabaseError: The database is out of reach.
     """
-    with transaction() as connection:
-        return {
-            row.report: (row.since, row.paused) for row in connection.execute(select(schedules))
-        }
+    return {row["report"]: (row["since"], row["paused"]) for row in fetch(select(schedules))}
 
 
 def last(report: str) -> list[Due]:
@@ -313,9 +298,7 @@ def of(only: Only) -> list[Due]:
 
 
 def _rows(query: Any) -> list[Due]:
-    with transaction() as connection:
-        found = connection.execute(query).mappings()
-        return [Due(**{name: row[name] for name in _STORED}) for row in found]
+    return [Due(**{name: row[name] for name in _STORED}) for row in fetch(query)]
 
 
 @contextmanager
@@ -343,6 +326,18 @@ def _ours(claim: Due) -> ColumnElement[bool]:
     # The number of the try too: this very process may have taken over from itself.
     mine = (_ROW.owner == _me()) & (_ROW.attempts == claim.attempts)
     return _this(claim) & (_ROW.state == "running") & mine
+
+
+def _change(claims: Collection[Due], values: dict[str, Any]) -> bool:
+    """Note something of those that are still ours; tell whether any is."""
+    with transaction(write=True) as connection:
+        changes = [update(due_runs).where(_ours(claim)).values(values) for claim in claims]
+        return sum(connection.execute(change).rowcount for change in changes) > 0
+
+
+def _awake(resting: Collection[str]) -> ColumnElement[bool]:
+    paused = select(schedules.c.report).where(schedules.c.paused)
+    return _ROW.report.not_in(paused) & _ROW.report.not_in(resting)
 
 
 def _within(only: Only) -> ColumnElement[bool]:

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, inspect
 
 from smartcity.errors import UsageError
 from smartcity.store import database
@@ -20,10 +20,6 @@ from smartcity.store.database import DatabaseError, transaction
 #: Name of the saved file; the kind of database is told by which of them there is.
 NAMES = {"sqlite": "smartcity.db", "postgresql": "smartcity.dump"}
 LOAD = ("--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction")
-_TABLES = {
-    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
-    "postgresql": "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()",
-}
 
 
 def save(folder: Path) -> dict[str, int]:
@@ -66,9 +62,9 @@ def save(folder: Path) -> dict[str, int]:
 
 def rows(connection: Connection) -> dict[str, int]:
     """Count the rows of each table there is."""
-    names = connection.exec_driver_sql(_TABLES[connection.dialect.name]).scalars().all()
+    names = sorted(inspect(connection).get_table_names())
     count = 'SELECT count(*) FROM "{}"'
-    return {n: connection.exec_driver_sql(count.format(n)).scalar_one() for n in sorted(names)}
+    return {name: connection.exec_driver_sql(count.format(name)).scalar_one() for name in names}
 
 
 @contextmanager

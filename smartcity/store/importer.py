@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, TextIO
 from uuid import UUID
 
 import orjson
@@ -126,8 +126,8 @@ def import_waiting() -> Imported:
     folder = spool.place()
     if not folder.is_dir():
         return done
-    with _alone(folder) as alone:
-        if not alone:
+    with _door(folder) as door:
+        if not _lock(door):
             return done
         paths = spool.files(folder)
         offsets = _offsets([path.name for path in paths])
@@ -147,18 +147,15 @@ def paused() -> Iterator[None]:
     folder = spool.place()
     with storage(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (folder / ".import").open("w")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with _door(folder) as door:
+        fcntl.flock(door, fcntl.LOCK_EX)
         yield
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
+def _door(folder: Path) -> TextIO:
+    """Open the file that whoever imports holds locked."""
     with storage(folder):
-        file = (folder / ".import").open("w")
-    with file:
-        yield _lock(file)
+        return (folder / ".import").open("w")
 
 
 def _lock(file: Any) -> bool:
@@ -275,19 +272,14 @@ def _finish(
     folder = path.with_name("quarantine")
     with storage(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
-        with _append(folder / path.name) as file:
+        (folder / path.name).touch(mode=0o600)
+        with (folder / path.name).open("ab") as file:
             for line, reason in bad:
                 told = {"reason": reason, "line": line.decode(errors="backslashreplace")}
                 file.write(orjson.dumps(told) + b"\n")
             file.flush()
             os.fsync(file.fileno())
     log.warning("lines quarantined", path=str(folder / path.name), lines=len(bad))
-
-
-@contextmanager
-def _append(path: Path) -> Iterator[BinaryIO]:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
-        yield file
 
 
 def follow(stop: threading.Event, every: float = 0.25) -> None:

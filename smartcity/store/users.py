@@ -106,9 +106,7 @@ def list_users() -> list[dict[str, Any]]:
     """
     good = func.count(api_keys.c.id).filter(*_good())
     query = select(users, good.label("keys")).outerjoin_from(users, api_keys)
-    with transaction() as connection:
-        rows = connection.execute(query.group_by(users.c.id).order_by(users.c.created_at))
-        return [dict(row) for row in rows.mappings()]
+    return database.fetch(query.group_by(users.c.id).order_by(users.c.created_at))
 
 
 def _good() -> tuple[Any, ...]:
