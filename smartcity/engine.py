@@ -6,7 +6,7 @@ results are the same, come in the order of the tasks, and each once; a worker th
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -55,7 +55,8 @@ def each(
     """
     done: list[Result] = []
     deaths = 0
-    jobs = min(jobs or settings.current().jobs, len(tasks))
+    known = settings.current()
+    jobs = min(jobs or (len(tasks) if known.scheduler else known.jobs), len(tasks))
     with _backend(jobs, in_threads=in_threads) as lost, threadpool_limits(1):
         while len(done) < len(tasks):
             before = len(done)
@@ -80,7 +81,9 @@ def _alone(caller: int, work: Callable[..., Result], *task: Any) -> Result:
     """Work on one thread, as all cores have work: more would wait for each other, and round."""
     if os.getpid() != caller:  # the caller's own threads are limited by it
         threadpool_limits(1)
-    return work(*task)
+    # Dask would let the work spread its own parts again, and add them up as they come.
+    with joblib.parallel_config("sequential"):
+        return work(*task)
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def _backend(jobs: int, *, in_threads: bool) -> Iterator[tuple[type[Exception], 
     with client:
         _require_same_code(client)
         with joblib.parallel_config("dask", client=client, wait_for_workers_timeout=60):
-            yield (distributed.KilledWorker,)
+            yield (distributed.KilledWorker, CancelledError)
 
 
 def _require_same_code(client: Any) -> None:

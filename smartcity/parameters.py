@@ -6,6 +6,8 @@ A parameter is one annotated line; its comment is its help, and may end in what 
     level: str = "quick"  # How thorough [quick, whole]
     as_of: str = ""  # Readings up to the end of this day; all when empty [date]
     run_id: str = ""  # Whose figures these are [by the runner]
+
+A ``site`` is one of its domain's; where ``[site or all]`` is allowed, also ``all`` of them at once.
 """
 
 import ast
@@ -26,6 +28,8 @@ from smartcity.errors import UsageError, unknown
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "list[str]": list}
 _EXAMPLES = {"int": "7", "float": "0.5", "bool": "true", "list[str]": '["a", "b"]'}
 _ALLOWED = re.compile(r"(?P<help>.*?)\s*\[(?P<allowed>[^\[\]]+)\]")
+Kind = Literal["plain", "date", "run", "sites"]
+_KINDS: dict[str, Kind] = {"date": "date", "by the runner": "run", "site or all": "sites"}
 _RANGE = re.compile(r"(?P<low>-?[\d.]+) to (?P<high>-?[\d.]+)(?: (?P<unit>.+))?")
 
 
@@ -43,7 +47,7 @@ class Parameter:
         high: Most it may be.
         choices: What it may be, if that is a list.
         kind: ``date`` for an ISO day or moment without a zone, ``run`` for what is filled in when
-            a run starts and not asked of people, else ``plain``.
+            a run starts and not asked of people, ``sites`` for a site or all, else ``plain``.
     """
 
     name: str
@@ -54,7 +58,7 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
-    kind: Literal["plain", "date", "run"] = "plain"
+    kind: Kind = "plain"
 
 
 def find(name: str) -> Path:
@@ -114,8 +118,8 @@ def _parameter(node: ast.stmt, comment: str) -> Parameter:
 def _limits(allowed: str) -> dict[str, Any]:
     if found := _RANGE.fullmatch(allowed):
         return {"low": float(found["low"]), "high": float(found["high"]), "unit": found[3] or ""}
-    if allowed in {"date", "by the runner"}:
-        return {"kind": "date" if allowed == "date" else "run"}
+    if allowed in _KINDS:
+        return {"kind": _KINDS[allowed]}
     return {"choices": tuple(allowed.split(", "))} if allowed else {}
 
 
@@ -140,9 +144,9 @@ def check(notebook: Path, given: Mapping[str, object]) -> dict[str, Any]:
             raise unknown(f"parameter of {notebook.stem}", name, known)
         values[name] = _checked(known[name], value)
     if "domain" in values:
-        sites = domains.load(values["domain"]).sites
-        if values.get("site", sites[0]) not in sites:
-            raise unknown(f"site of {values['domain']}", values["site"], sites)
+        site = values.get("site", domains.MAIN)
+        if site != domains.ALL or known["site"].kind != "sites":
+            domains.require_site(domains.load(values["domain"]), site)
     return values
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from smartcity import atomic, logs, settings
+from smartcity import atomic, domains, logs, settings
 from smartcity.errors import ModelError, unknown
 from smartcity.features import Matrix, View
 
@@ -38,7 +39,7 @@ NOW = "now"
 #: One line per change of what is served: when, which, who, why.
 _HISTORY = "history.jsonl"
 #: Rows asked at once, from how many such blocks on several threads ask, and those threads.
-_BLOCK, _FEW = 64, 8
+_BLOCK, _FEW = 128, 4
 _THREADS = ThreadPoolExecutor(os.cpu_count(), "onnx")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -114,6 +115,7 @@ class Card(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     domain: str
+    site: str = domains.MAIN
     version: str = ""
     created_at: str
     task: str
@@ -140,6 +142,11 @@ class Card(BaseModel):
     run: str
     parity: dict[str, float] = {}
     files: dict[str, str] = {}
+
+    @property
+    def name(self) -> str:
+        """The model's name: the domain, and the site where that is not the main one."""
+        return domains.at(self.domain, self.site)
 
     @property
     def verdict(self) -> str:
@@ -233,8 +240,48 @@ def _order(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
+def names(domain: str, folder: Path | None = None) -> list[str]:
+    """Name the models of a domain: the main site's first, then those of other sites."""
+    return [domain, *sorted(path.name for path in _folder("", folder).glob(f"{domain}@*"))]
+
+
+def answering(
+    domain: str, site: str = domains.MAIN, version: str = "", folder: Path | None = None
+) -> tuple[str, str]:
+    """Say which model answers for a site: its own, else that of all sites.
+
+    Args:
+        domain: The domain.
+        site: The site; the main one is answered by its own model alone.
+        version: Which version, ``all@VERSION`` for one of all sites; the served one when empty.
+        folder: Where models live; the setting by default.
+
+    Returns:
+        The model's name and the version.
+
+    Raises:
+        ModelError: None is served.
+    """
+    pooled = domains.at(domain, domains.ALL)
+    of, _, version = version.rpartition("@")
+    is_pooled = of == domains.ALL or (
+        not version
+        and site != domains.MAIN
+        and not (_folder(domains.at(domain, site), folder) / "CURRENT").exists()
+        and (_folder(pooled, folder) / "CURRENT").exists()
+    )
+    name = pooled if is_pooled else domains.at(domain, site)
+    return name, version or current(name, folder)
+
+
+def told(name: str, version: str) -> str:
+    """Write a version as answers and records name it; see ``answering``."""
+    of_all = domains.apart(name)[1] == domains.ALL
+    return f"{domains.ALL}@{version}" if of_all else version
+
+
 def versions(domain: str, folder: Path | None = None) -> list[str]:
-    """List the published versions of a domain, oldest first."""
+    """List the published versions of a model, oldest first; of the main site's by its domain."""
     home = _folder(domain, folder)
     names = [p.name for p in home.iterdir() if p.is_dir()] if home.is_dir() else []
     return sorted(filter(_VERSION.fullmatch, names), key=_order)
@@ -269,7 +316,7 @@ def current(domain: str, folder: Path | None = None) -> str:
     if not published:
         raise ModelError(
             f"No model of {domain!r} is published in {path.parents[1]}. "
-            f"Train one: smartcity build --domain {domain}"
+            f"Train one: smartcity build --domain {domain.replace('@', ' --site ')}"
         )
     state = "is missing" if named is None else f"is damaged: {named[:40]!r}"
     raise ModelError(
@@ -303,7 +350,7 @@ def card(domain: str, version: str | None = None, folder: Path | None = None) ->
 
 def _read_checked(known: Card, name: str, folder: Path | None) -> bytes:
     """Read a file of a version once, and give its bytes only if the card vouches for them."""
-    path = _folder(known.domain, folder) / known.version / name
+    path = _folder(known.name, folder) / known.version / name
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -311,7 +358,7 @@ def _read_checked(known: Card, name: str, folder: Path | None) -> bytes:
     if hashlib.sha256(content).hexdigest() != known.files.get(name):
         raise ModelError(
             f"{path} is not the file that was published (its sha256 differs from the card's). "
-            f"Nothing was loaded. Serve another version: smartcity models rollback {known.domain}"
+            f"Nothing was loaded. Serve another version: smartcity models rollback {known.name}"
         )
     return content
 
@@ -375,12 +422,12 @@ def _parity(estimator: Estimator, onnx: bytes, rows: Matrix) -> float:
 
 def _next_version(new: Card, folder: Path | None) -> str:
     """Number a new model: MAJOR other inputs, MINOR another estimator, PATCH other readings."""
-    published = versions(new.domain, folder)
+    published = versions(new.name, folder)
     if not published:
         return "1.0.0"
     major, minor, patch = _order(published[-1])
     try:
-        last = card(new.domain, published[-1], folder)
+        last = card(new.name, published[-1], folder)
     except ModelError:
         return f"{major}.{minor + 1}.0"  # what it was like, nobody can say any more
     if [i.name for i in last.inputs] != [i.name for i in new.inputs] or last.target != new.target:
@@ -440,11 +487,11 @@ def publish(
     for name, difference in differences.items():
         if not difference <= PARITY_TOLERANCE:
             raise ModelError(
-                f"Not published: the ONNX export of {draft.domain} ({name}) differs from the "
+                f"Not published: the ONNX export of {draft.name} ({name}) differs from the "
                 f"fitted model by {difference:.2g} (at most {PARITY_TOLERANCE:g} is allowed) on "
                 f"{len(fitted[name].rows)} rows."
             )
-    home = _folder(draft.domain, folder)
+    home = _folder(draft.name, folder)
     with atomic.lock(home):
         version = _next_version(draft, folder)
         with atomic.folder(home / version) as place, atomic.storage(home):
@@ -559,3 +606,60 @@ def history(domain: str, folder: Path | None = None) -> list[dict[str, str]]:
         except ValueError:
             log.warning("unreadable line", path=str(path))
     return found
+
+
+def pack(name: str, version: str, folder: Path | None = None) -> tuple[str, NDArray[np.uint8]]:
+    """Pack what serving needs of a version, for machines that lack it; see ``unpack``.
+
+    Returns:
+        The checksum of its checksums, and its files as one array, which a cluster sends but once.
+
+    Raises:
+        ModelError: It is missing or damaged.
+    """
+    known, sink = card(name, version, folder), io.BytesIO()
+    home = _folder(name, folder) / known.version
+    with zipfile.ZipFile(sink, "w") as packed:
+        for part in sorted({NOW, known.champion}):
+            file = f"{_stem(part)}.onnx"
+            packed.writestr(file, _read_checked(known, file, folder))
+        for file in ("card.json", SUMS):
+            packed.write(home / file, file)
+    sums = hashlib.sha256((home / SUMS).read_bytes()).hexdigest()
+    return sums, np.frombuffer(sink.getvalue(), np.uint8)
+
+
+def unpack(packed: NDArray[np.uint8], name: str, version: str, checksum: str) -> Path:
+    """Give a models folder that holds this very version: our own, or a cache of what was packed.
+
+    Raises:
+        ModelError: What was packed is not what the checksum stands for; nothing is kept of it.
+        StorageError: The state folder cannot be written.
+    """
+    known = settings.current()
+    cache = known.state / "models" / checksum
+    for folder in (known.models, cache):
+        sums = _folder(name, folder) / version / SUMS
+        if sums.is_file() and hashlib.sha256(sums.read_bytes()).hexdigest() == checksum:
+            return folder
+    try:
+        with zipfile.ZipFile(io.BytesIO(packed.tobytes())) as files:
+            content = {file: files.read(file) for file in files.namelist()}
+        lines = [line.split("  ", 1) for line in content[SUMS].decode().splitlines()]
+        vouched = {file: digest for digest, file in lines} | {SUMS: checksum}
+        is_right = all(
+            hashlib.sha256(data).hexdigest() == vouched[file] for file, data in content.items()
+        )
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        is_right = False
+    if not is_right:
+        raise ModelError(
+            f"{name} {version}, as it came with the task, is not what was published (its sha256 is "
+            f"not {checksum}). Nothing of it was opened. Run the same command again."
+        )
+    with atomic.lock(cache):
+        if not (place := _folder(name, cache) / version).exists():
+            with atomic.folder(place) as beside, atomic.storage(place):
+                for file, data in content.items():
+                    (beside / file).write_bytes(data)
+    return cache

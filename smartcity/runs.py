@@ -65,14 +65,24 @@ class Run(BaseModel):
     outputs: dict[str, str] = {}
 
     @property
+    def site(self) -> str:
+        """Whose readings it is about."""
+        return str(self.parameters.get("site", domains.MAIN))
+
+    @property
+    def name(self) -> str:
+        """Name of the model it makes, where it makes one; see ``domains.at``."""
+        return domains.at(self.domain, self.site)
+
+    @property
     def folder(self) -> Path:
         """Where the run's notebook, page, figures and manifest lie."""
-        return place(self.notebook, self.domain) / self.id
+        return place(self.notebook, self.domain, self.site) / self.id
 
 
-def place(notebook: str, domain: str) -> Path:
-    """Give the folder that holds the runs of a notebook for a domain."""
-    return settings.current().reports / "runs" / notebook / domain
+def place(notebook: str, domain: str, site: str = domains.MAIN) -> Path:
+    """Give the folder that holds the runs of a notebook for a domain's site."""
+    return settings.current().reports / "runs" / notebook / domains.at(domain, site)
 
 
 def keep(run: Run, contents: Path) -> None:
@@ -100,9 +110,9 @@ def find(run_id: str) -> Run:
     return Run.model_validate_json(paths[run_id].read_bytes())
 
 
-def listed(notebook: str, domain: str) -> Iterator[Run]:
-    """Yield the runs of a notebook for a domain, the newest first."""
-    home = place(notebook, domain)
+def listed(notebook: str, domain: str, site: str = domains.MAIN) -> Iterator[Run]:
+    """Yield the runs of a notebook for a domain's site, the newest first."""
+    home = place(notebook, domain, site)
     for path in sorted(home.glob("[!.]*/manifest.json"), reverse=True):
         try:
             yield Run.model_validate_json(path.read_bytes())
@@ -110,9 +120,10 @@ def listed(notebook: str, domain: str) -> Iterator[Run]:
             log.warning("run record unreadable", path=str(path), error=str(error))
 
 
-def latest(notebook: str, domain: str) -> Run | None:
+def latest(notebook: str, domain: str, site: str = domains.MAIN) -> Run | None:
     """Give the newest run that succeeded, or None."""
-    return next((run for run in listed(notebook, domain) if run.status == "succeeded"), None)
+    good = (run for run in listed(notebook, domain, site) if run.status == "succeeded")
+    return next(good, None)
 
 
 def figures(run: Run) -> dict[str, Any]:
@@ -176,7 +187,7 @@ def before(
     Returns:
         ``run`` (its id), then as ``changes`` compares them; None if there is none.
     """
-    for run in listed(notebook, domain):
+    for run in listed(notebook, domain, values.get("site", domains.MAIN)):
         same = all(run.parameters.get(name) == values.get(name) for name in ("site", "days"))
         is_before = run.id[:_MOMENT] < run_id[:_MOMENT]  # another of the same moment is no news
         if is_before and run.status == "succeeded" and same and (told := _stated(run)):

@@ -55,8 +55,8 @@ negative_data_rejection.expected-statuses = ["400", "404", "405", "413", "415", 
 [[operations]]
 include-path-regex = "/predict/batch/"
 [operations.checks]
-positive_data_acceptance.expected-statuses = ["200"]
-negative_data_rejection.expected-statuses = ["200", "400", "413", "415", "422"]
+positive_data_acceptance.expected-statuses = ["200", "404"]
+negative_data_rejection.expected-statuses = ["200", "400", "404", "413", "415", "422"]
 """
 
 

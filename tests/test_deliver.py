@@ -652,3 +652,23 @@ def test_simulated_is_said_at_the_top_of_a_mail(inbox: Inbox, home: Path) -> Non
     assert inbox.mails[0]["Subject"].endswith("(simulated)")
     body = inbox.mails[0].get_body(("plain",)).get_content()
     assert body.index("Simulated: everything here") < body.index("05_report was run")
+
+
+def test_a_report_of_a_site_says_which_and_leads_to_its_own_page(
+    home: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, reports_url="https://city.example/reports")
+    values = {"parameters": {"domain": "energy", "site": "north", "days": 7}}
+    run = kept(home, 1, {"metrics.json": b"{}", "report.html": b"<p>north</p>"}, **values)
+
+    queue(run, Deliver(mail=ANNA.mail, on=["success"]))
+    deliver.send(lambda: NOW)
+
+    [path] = (home / "reports" / "outbox").glob("*.eml")
+    letter = message_from_bytes(path.read_bytes(), policy=policy.default)
+    assert letter["Subject"] == "Report made: Energy, north, nightly"
+    [page] = letter.iter_attachments()
+    assert page.get_content() == "<p>north</p>"
+    plain = letter.get_body(("plain",))
+    assert plain
+    assert f"/runs/05_report/energy@north/{run.id}/report.html" in plain.get_content()

@@ -19,7 +19,7 @@ import pytest
 from conftest import eventually, notebook
 from sqlalchemy import update
 
-from smartcity import atomic, runs, settings, stack
+from smartcity import atomic, data, runs, settings, stack
 from smartcity.errors import DataError, RunError, UsageError
 from smartcity.reporting import due, schedule
 from smartcity.reporting.ticket import Ticket
@@ -655,3 +655,23 @@ def test_a_round_beside_the_servers_makes_what_is_due_and_the_next_comes_later(
     assert servers == {}
     assert at > time.monotonic() + stack.ROUND_SECONDS - 5
     assert (own / "logs" / "report.log").read_text() == ""
+
+
+def test_a_report_of_many_sites_is_a_run_of_each_and_those_do_not_wait_for_each_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = CELL + '\nsite: str = "main"  # Which site'
+    notebook(settings.current().notebooks, cell, "days", name="05_report")
+    monkeypatch.setattr(data, "present", lambda domain: ["main", "north", "south"])
+    plan(city={"sites": ["all"]})
+    world.due()
+    world.due(days=1)
+
+    found = rows("city")
+    assert sorted(row.given.get("site", "main") for row in found) == ["main", "north", "south"]
+    assert {row.state for row in found} == {"succeeded"}
+    assert len({row.parameters for row in found}) == len({row.run_id for row in found}) == 3
+    claims.add(found, world.at, ["succeeded"])
+    going = [claims.take(world.at, 4) for _ in range(4)]
+    taken = [claim.given.get("site", "main") for claim in going if claim]
+    assert sorted(taken) == ["main", "north", "south"]

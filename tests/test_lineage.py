@@ -333,14 +333,16 @@ def test_what_cannot_be_run_again_says_why(
             reproduce.reproduce(run.id)
 
 
-def kept(home: Path, days_ago: int, *, status: str = "succeeded", report: str = "") -> runs.Run:
+def kept(
+    home: Path, days_ago: int, *, status: str = "succeeded", report: str = "", site: str = "main"
+) -> runs.Run:
     """Keep a record of a run that ended some days before now."""
     at = NOW - timedelta(days=days_ago)
     run = runs.Run(
         id=f"{at:%Y%m%dT%H%M%SZ}-aaaaaa{report}",
         notebook="05_report",
         domain="energy",
-        parameters={"domain": "energy"},
+        parameters={"domain": "energy", "site": site},
         status=status,
         started_at=at.isoformat(),
         seconds=1.0,
@@ -400,6 +402,19 @@ def test_each_report_keeps_what_its_entry_says(home: Path) -> None:
 
     assert [goes.run for goes in planned] == [mine]
     assert other in index.everything()
+
+
+def test_each_site_keeps_its_own(home: Path) -> None:
+    old = kept(home, 2, site="north")
+    kept(home, 1, site="north")
+    kept(home, 3)
+
+    planned = tidy.plan(index.everything(), {}, Keep(count=1), NOW)
+    assert [goes.run for goes in planned] == [old]
+
+    tidy.remove(planned)
+    assert not old.folder.exists()
+    assert len(index.everything()) == 2
 
 
 def test_the_run_that_made_a_model_stays_while_the_model_does(

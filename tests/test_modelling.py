@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from conftest import DOMAINS
 from hypothesis import given
+from hypothesis import settings as trials
 from hypothesis import strategies as st
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -459,6 +460,7 @@ def test_importance_finds_what_matters(trained: Trained) -> None:
     assert list(found["worse"]) == sorted(found["worse"], reverse=True)
 
 
+@trials(deadline=None)  # a busy machine is no fault
 @given(st.lists(st.integers(0, 500), min_size=5, max_size=40))
 def test_a_table_of_scores_by_level_has_every_answer_once(tenths: list[int]) -> None:
     values = [tenth / 10 for tenth in tenths]

@@ -74,6 +74,8 @@ GOOD = 'notebook = "05_report"\ncron = "0 5 * * *"\n'
         ('overlap = "queue"', r"overlap = 'queue': .*'skip' or 'wait'"),
         ("attempts = 0", r"attempts = 0: "),
         ("timeout_minutes = -1", r"timeout_minutes = -1: "),
+        ('sites = ["north"]', r"domains: Unknown site of energy 'north'"),
+        ('sites = ["all"]\nparameters = { site = "main" }', "sites: parameters name a site too"),
         ('domains = ["trafic"]', r"domains: Unknown domain 'trafic'.*Did you mean 'traffic'"),
         ("parameters = { dayz = 7 }", r"parameters: Unknown parameter.*Did you mean 'days'"),
         ('parameters = { days = "many" }', r"Parameter 'days' is 'many'; it must be of type int"),

@@ -17,11 +17,11 @@ from cachetools import LRUCache
 from pydantic import BaseModel, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from smartcity import logs, monitoring, settings
+from smartcity import domains, logs, monitoring, settings
 from smartcity.api.door import IDS, Asked, Handler
 from smartcity.api.replies import RefusedError, Reply, now
 from smartcity.domains import Domain
-from smartcity.errors import InputError
+from smartcity.errors import InputError, UsageError
 from smartcity.predict import Predictor, Predictors, faults, history_model, plain, row_model
 from smartcity.store.spool import Spool, SpoolFullError
 
@@ -94,13 +94,13 @@ class _Said(NamedTuple):
 
     answer: bytes
     record: bytes
-    version: str
+    tag: str
 
     @classmethod
     def of(cls, predictor: Predictor, said: Mapping[str, Any]) -> "_Said":
         interval = said["interval"] or {}
         record = {
-            "model_name": predictor.domain.name,
+            "model_name": domains.at(predictor.domain.name, predictor.site),
             "model_version": said["model_version"],
             "part": predictor.part_of(said),
             "prediction": said["prediction"],
@@ -108,7 +108,7 @@ class _Said(NamedTuple):
             "low": interval.get("low"),
             "high": interval.get("high"),
         }
-        return cls(orjson.dumps(said)[1:], orjson.dumps(record)[1:], said["model_version"])
+        return cls(orjson.dumps(said)[1:], orjson.dumps(record)[1:], predictor.tag)
 
 
 class Answering:
@@ -141,8 +141,9 @@ class Answering:
     async def one(self, asked: Asked) -> Reply:
         """Answer one row."""
         row = self._parse(asked.body, self._model)
-        if _wants_reasons(asked):
-            return self._replies([row], [asked], reasons=True)[0]
+        if asked.query and ((reasons := _wants_reasons(asked)) or _site(asked)):
+            predictor = await self._whose(asked)
+            return self._replies([row], [asked], predictor, reasons=reasons)[0]
         if not self._waiting:
             self._loop = asyncio.get_running_loop()
             self._loop.call_soon(self._answer)
@@ -172,13 +173,32 @@ class Answering:
         except Exception as error:  # noqa: BLE001  # it is the answer
             return error
 
+    async def _whose(self, asked: Asked) -> Predictor:
+        """Give who answers for the site that is asked about.
+
+        Raises:
+            RefusedError: 404, there is no such site.
+        """
+        site = _site(asked)
+        return (
+            self._predictors.ready(self.domain.name)
+            if site is None
+            else await of_site(self._predictors, self.domain, site)
+        )
+
     def _replies(
-        self, rows: Sequence[Row], asked: Sequence[Asked], *, reasons: bool = False
+        self,
+        rows: Sequence[Row],
+        asked: Sequence[Asked],
+        predictor: Predictor | None = None,
+        *,
+        reasons: bool = False,
     ) -> list[Reply]:
-        told, latency = self._ask(rows, reasons=reasons)
+        predictor = predictor or self._predictors.ready(self.domain.name)
+        told, latency = self._ask(predictor, rows, reasons=reasons)
         at, lines, replies = now().encode(), [], []
         for row, said, who in zip(rows, told, asked, strict=True):
-            key = _identify(who, said.version)
+            key = _identify(who, said.tag)
             head = b'{"success":true,"id":"%s","timestamp":"%s",' % (key, at)
             replies.append(Reply(200, head + said.answer))
             lines.append(self._line(key, row, said, who, at))
@@ -186,9 +206,11 @@ class Answering:
         self._recorder.keep(lines)
         return replies
 
-    def _ask(self, rows: Sequence[Row], *, reasons: bool = False) -> tuple[list[_Said], float]:
+    def _ask(
+        self, predictor: Predictor, rows: Sequence[Row], *, reasons: bool = False
+    ) -> tuple[list[_Said], float]:
         """Ask the served version what was not asked before, and count."""
-        predictor, started = self._predictors.ready(self.domain.name), time.perf_counter()
+        started = time.perf_counter()
         keys = [None] * len(rows) if reasons else predictor.keys(rows)
         told = [self._known.get(key) if key else None for key in keys]
         missed = [n for n, said in enumerate(told) if said is None]
@@ -225,7 +247,7 @@ class Answering:
         """Answer up to 1,000 rows; a bad one is an error in its place."""
         rows, failed = self._parse_rows(asked.body)
         good = [n for n in range(len(rows)) if n not in failed]
-        predictor, started = self._predictors.ready(self.domain.name), time.perf_counter()
+        predictor, started = await self._whose(asked), time.perf_counter()
         turns = [good[n : n + TURN] for n in range(0, len(good), TURN)]
         # While the model answers the next rows in a thread, these are put into words.
         loop = asyncio.get_running_loop()
@@ -237,7 +259,7 @@ class Answering:
         for turn, answered in zip(turns, coming, strict=True):
             told = predictor.tell([rows[n] for n in turn], await answered)
             for n, said in zip(turn, (_Said.of(predictor, each) for each in told), strict=True):
-                key = _identify(asked, said.version, n)
+                key = _identify(asked, said.tag, n)
                 parts[n] = b'{"success":true,"id":"%s",%s' % (key, said.answer)
                 lines.append(self._line(key, rows[n], said, asked, at))
         latency = time.perf_counter() - started
@@ -253,9 +275,9 @@ class Answering:
 
         async def answer(asked: Asked) -> Reply:
             history = self._parse(asked.body, self._history)
-            predictor = self._predictors.ready(self.domain.name)
+            predictor = await self._whose(asked)
             told = predictor.ahead(question, history["recent"])
-            said = [each.model_dump(mode="json") for each in told]
+            said = [each.model_dump(mode="json", exclude_unset=True) for each in told]
             return Reply(
                 200, orjson.dumps({"success": True, "forecasts": said, "timestamp": now()})
             )
@@ -332,17 +354,36 @@ def _too_many(count: int) -> Exception:
     return InputError([{"field": "body", "problem": problem, "value": None}])
 
 
-def _wants_reasons(asked: Asked) -> bool:
-    """Read the only parameter there is.
+async def of_site(predictors: Predictors, domain: Domain, site: str) -> Predictor:
+    """Give who answers for a site; a model that has to be opened holds nobody else up.
 
     Raises:
-        InputError: It is neither true nor false.
+        RefusedError: 404, there is no such site.
+        ModelError: No model of it can be served.
     """
-    if not asked.query:
-        return False
-    given = parse_qs(asked.query.decode("latin-1"), keep_blank_values=True).get(
-        "reasons", ["false"]
-    )
+    try:
+        return await asyncio.to_thread(predictors.of_site, domain.name, site)
+    except UsageError as error:
+        fault = {"field": "site", "problem": "is not known", "value": site[:80]}
+        raise RefusedError(404, str(error), details=[fault]) from None
+
+
+def _parameters(asked: Asked) -> dict[str, list[str]]:
+    return parse_qs(asked.query.decode("latin-1"), keep_blank_values=True)
+
+
+def _site(asked: Asked) -> str | None:
+    """Read which site is asked about, if one is named."""
+    return _parameters(asked).get("site", [None])[-1] if asked.query else None
+
+
+def _wants_reasons(asked: Asked) -> bool:
+    """Read whether it is to be said what moved the answer.
+
+    Raises:
+        InputError: The parameter is neither true nor false.
+    """
+    given = _parameters(asked).get("reasons", ["false"])
     known = {"true": True, "1": True, "false": False, "0": False}
     if given[-1].lower() not in known:
         problem = "must be true or false"
@@ -350,14 +391,14 @@ def _wants_reasons(asked: Asked) -> bool:
     return known[given[-1].lower()]
 
 
-def _identify(asked: Asked, version: str, place: int | None = None) -> bytes:
+def _identify(asked: Asked, tag: str, place: int | None = None) -> bytes:
     """Give an answer its id.
 
     Where the client, or a proxy, named the request, the same request sent again gets the same id:
     it is then kept once. Another version may answer differently, and its answer is another one.
     """
     if asked.is_named:
-        named = f"{asked.request_id} {asked.user} {asked.path} {version} {place} ".encode()
+        named = f"{asked.request_id} {asked.user} {asked.path} {tag} {place} ".encode()
         digest = hashlib.blake2b(named + asked.body, digest_size=16).digest()
         return str(uuid.UUID(bytes=digest)).encode()
     return (asked.request_id if place is None else next(IDS)).encode()

@@ -84,15 +84,15 @@ class _Described:
 def _add_domain(posts: _Described, domain: Domain, answering: Answering) -> None:
     """Add the routes of one domain; their schemas come from the domain's record."""
     row, slug, example = row_model(domain), domain.slug, routes.example(domain)
-    wants = inspect.Parameter(
-        "reasons", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool
-    )
+    by_name = inspect.Parameter.KEYWORD_ONLY
+    wants = inspect.Parameter("reasons", by_name, default=False, annotation=bool)
+    site = inspect.Parameter("site", by_name, default=domains.MAIN, annotation=routes.SITE)
     posts.post(
         f"/predict/{slug}",
         answering.one,
         Annotated[row, Body(examples=[example])],
         schemas.Answer,
-        query=[wants],
+        query=[wants, site],
         summary=domain.question,
         description=domain.target.label,
         tags=["predictions"],
@@ -103,6 +103,7 @@ def _add_domain(posts: _Described, domain: Domain, answering: Answering) -> None
         answering.batch,
         Annotated[list[row], Body(examples=[[example]], min_length=1, max_length=MOST_ROWS)],  # type: ignore[valid-type]
         schemas.Batch,
+        query=[site],
         summary=f"{domain.title}: up to {MOST_ROWS:,} rows",
         tags=["predictions"],
         operation_id=f"predict_batch_{domain.name}",
@@ -113,6 +114,7 @@ def _add_domain(posts: _Described, domain: Domain, answering: Answering) -> None
             answering.ahead(forecast.name),
             history_model(domain),
             schemas.Outlook,
+            query=[site],
             summary=f"{domain.target.label}: {forecast.title}",
             description="From recent readings, oldest first.",
             tags=["forecasts"],

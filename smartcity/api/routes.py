@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from smartcity import __version__, domains, monitoring, registry
 from smartcity.api import schemas
-from smartcity.api.answering import Recorder, refuse_doubled
+from smartcity.api.answering import Recorder, of_site, refuse_doubled
 from smartcity.api.door import Asked
 from smartcity.api.replies import RefusedError, Reply, now
-from smartcity.domains import Domain
+from smartcity.domains import MAIN, Domain
 from smartcity.errors import SmartCityError, UsageError
 from smartcity.predict import Predictor, Predictors, row_model
 
@@ -24,6 +24,7 @@ _CATCH_UP = (0.0, 0.3, 0.7, 1.5)
 #: Seconds the database may take to answer; SQLite's lock is waited for a little less.
 _DATABASE_SECONDS = 8.0
 _T = TypeVar("_T")
+SITE = Annotated[str, Query(description="Whose readings these are, or will be")]
 
 
 async def feedback(asked: Asked) -> Reply:
@@ -44,7 +45,8 @@ async def feedback(asked: Asked) -> Reply:
     else:
         said = f"No prediction {key} is kept. One made just now may need a few seconds."
         raise RefusedError(404, said, details=[_fault("id", "is not known", given.id)])
-    _require_possible(domains.load(found["model_name"]), given.observed)
+    domain, _ = domains.apart(found["model_name"])
+    _require_possible(domains.load(domain), given.observed)
     outcome = await _in_time(answers.add_feedback, key, given.observed, user)
     if outcome == "unknown":
         raise RefusedError(404, f"No prediction {key} is kept for you.")
@@ -104,6 +106,7 @@ def kept() -> APIRouter:
     async def predictions(
         request: Request,
         domain: Annotated[str | None, Query(description="Of one question only")] = None,
+        site: Annotated[str, Query(description="With `domain`: which of its sites")] = MAIN,
         before: Annotated[
             str | None, Query(description="`next` of the page before", max_length=200)
         ] = None,
@@ -112,7 +115,7 @@ def kept() -> APIRouter:
         from smartcity.store import answers
 
         asked: Asked = request.scope["asked"]
-        name = _domain(domain).name if domain else None
+        name = domains.at(_domain(domain).name, site) if domain else None
         user = UUID(str(asked.user))
         try:
             rows, following = await _in_time(answers.page, user, name, before, limit)
@@ -127,9 +130,11 @@ def kept() -> APIRouter:
 
 def _kept(row: dict[str, Any]) -> schemas.Kept:
     taken = ("model_version", "prediction", "confidence", "low", "high", "observed")
+    domain, site = domains.apart(row["model_name"])
     return schemas.Kept(
         id=str(row["id"]),
-        domain=row["model_name"],
+        domain=domain,
+        site=site,
         inputs=row["input_data"],
         made_at=row["timestamp"].isoformat().replace("+00:00", "Z"),
         **{name: row[name] for name in taken},
@@ -141,19 +146,24 @@ def served(predictors: Predictors) -> APIRouter:
     router = APIRouter(tags=["models"])
 
     @router.get("/models", summary="What is served")
-    async def models() -> schemas.Models:
-        found = []
-        for name in domains.load_all():
+    async def models(site: SITE = MAIN) -> schemas.Models:
+        found, strange = [], []
+        for domain in domains.load_all().values():
             try:
-                found.append(schemas.Served(**_served(predictors.ready(name))))
+                predictor = await of_site(predictors, domain, site)
+                found.append(schemas.Served(**_served(predictor)))
+            except RefusedError as error:  # a site need not have every question
+                strange.append(error)
             except SmartCityError:
                 continue  # /health says what is wrong with it
+        if len(strange) == len(domains.load_all()):
+            raise strange[0]
         return schemas.Models(models=found)
 
     @router.get("/models/{domain}", summary="One model: its card, and what it takes")
-    async def model(domain: str) -> schemas.Described:
+    async def model(domain: str, site: SITE = MAIN) -> schemas.Described:
         asked = _domain(domain)
-        predictor = predictors.ready(asked.name)
+        predictor = await of_site(predictors, asked, site)
         card = predictor.card
         return schemas.Described(
             **_served(predictor),
@@ -177,12 +187,13 @@ def _served(predictor: Predictor) -> dict[str, Any]:
     card, domain = predictor.card, predictor.domain
     return {
         "domain": domain.name,
+        "site": predictor.site,
         "question": domain.question,
-        "model_version": card.version,
+        "model_version": predictor.version,
         "created_at": card.created_at,
         "simulated": predictor.simulated,
         "verdict": card.verdict,
-        "versions": registry.versions(domain.name),
+        "versions": registry.versions(card.name),
         "forecasts": [forecast.name for forecast in predictor.forecasts],
     }
 

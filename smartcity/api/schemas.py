@@ -137,8 +137,9 @@ class Served(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     domain: str
+    site: str
     question: str
-    model_version: str
+    model_version: str = Field(description="`all@` before one of all sites")
     created_at: str
     simulated: bool
     verdict: str = Field(description="Whether it beats the best baseline on later time")
@@ -168,6 +169,7 @@ class Kept(BaseModel):
 
     id: str
     domain: str
+    site: str
     model_version: str | None
     inputs: dict[str, Any]
     prediction: float

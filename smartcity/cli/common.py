@@ -87,6 +87,12 @@ def progress(*, quiet: bool = False) -> "Progress":
     return Progress(*columns, console=err, transient=True, disable=quiet)
 
 
+def model(name: str) -> str:
+    """Give the model of that name: a domain, or a domain and a site, as in traffic@north."""
+    domain, site = domains.apart(name)
+    return domains.at(domains.load(domain).name, site)
+
+
 def chosen(name: str | None) -> list[domains.Domain]:
     """Give the domain of that name, or all."""
     return [domains.load(name)] if name else list(domains.load_all().values())

@@ -1,13 +1,28 @@
 """Commands about readings: list, fetch, simulate, check."""
 
+import itertools
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from smartcity.cli.common import AsJson, MaybeDomain, Site, app, chosen, err, out, show_rows, table
+from smartcity import domains
+from smartcity.cli.common import (
+    AsJson,
+    DomainName,
+    MaybeDomain,
+    Site,
+    app,
+    chosen,
+    err,
+    out,
+    show,
+    show_rows,
+    table,
+)
 from smartcity.errors import DataError, SmartCityError
 
 data_app = typer.Typer(help="Fetch, check and simulate readings.", no_args_is_help=True)
@@ -21,18 +36,19 @@ def data_list(domain: MaybeDomain = None, as_json: AsJson = False) -> None:
 
     rows = []
     for each in chosen(domain):
-        for site in each.sites:
+        for site in domains.sites(each):
             try:
                 found = {s.path.name: s for s in data.locate(each, site)}
             except SmartCityError:
                 found = {}
-            for file in (f for f in each.files if f.site == site):
-                source = found.get(file.name)
+            names = [file.name for file in each.files if file.site == site] or [*found]
+            for name in names:
+                source = found.get(name)
                 state = "missing"
                 if source:
                     state = "as published" if source.published else "not the published file"
                     state = "simulated" if source.simulated else state
-                row = {"domain": each.name, "site": site, "file": file.name, "state": state}
+                row = {"domain": each.name, "site": site, "file": name, "state": state}
                 rows.append(row | {"path": str(source.path) if source else ""})
     show_rows("Readings", ["domain", "site", "file", "state"], rows, as_json)
 
@@ -70,13 +86,42 @@ def data_fetch(
 def data_simulate(
     domain: MaybeDomain = None,
     seed: Annotated[int, typer.Option(help="Seed of the random numbers", min=0)] = 42,
+    sites: Annotated[
+        int, typer.Option(help="More sites, beside the main one, each unlike the others", min=0)
+    ] = 0,
 ) -> None:
     """Make the simulated demo city, faults included; used where nothing was fetched."""
     from smartcity import data
 
     for each in chosen(domain):
-        for source in data.simulate(each, seed):
+        for source in itertools.chain(
+            data.simulate(each, seed), data.simulate_sites(each, sites, seed)
+        ):
             out.print(f"{source.path}  (simulated)")
+
+
+@data_app.command("add")
+def data_add(
+    domain: DomainName,
+    file: Annotated[Path, typer.Argument(help="A file in the publisher's format")],
+    site: Annotated[str, typer.Option(help="The site; a new one begins with its first file")],
+    first_day: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Of a file that has only days of the month"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add readings of one more site; what is there already is not added again."""
+    from smartcity import data
+
+    known = domains.load(domain)
+    added = data.add(known, file, site, first_day=first_day.date() if first_day else None)
+    counts = data.check(added.readings)["reason"].value_counts().to_dict()
+    told = {"domain": known.name, "site": site, "rows": len(added.readings.frame)}
+    told |= {"added": added.rows, "path": str(added.path) if added.path else None}
+    faults = ", ".join(f"{reason}: {count}" for reason, count in counts.items()) or "none"
+    said = f"{known.name}, site {site}: {added.rows} of {told['rows']} rows are new. "
+    show(told | {"counts": counts}, as_json, lambda: f"{said}Findings: {faults}")
 
 
 @data_app.command("check")

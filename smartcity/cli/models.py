@@ -18,17 +18,18 @@ app.add_typer(models_app, name="models")
 def models_list(domain: MaybeDomain = None, as_json: AsJson = False) -> None:
     """List the published versions; a star marks the one being served."""
     rows = []
-    for each in common.chosen(domain):
+    names = [n for d in common.chosen(None) for n in registry.names(d.name)]
+    for name in [common.model(domain)] if domain else names:
         try:
-            serving = registry.current(each.name)
+            serving = registry.current(name)
         except ModelError as error:
             serving = ""
-            if registry.versions(each.name):
+            if registry.versions(name) and domains.apart(name)[1] == domains.MAIN:
                 err.print(str(error), highlight=False, markup=False)
-        for version in registry.versions(each.name):
-            row = {"domain": each.name, "version": version, "serving": version == serving}
+        for version in registry.versions(name):
+            row = {"domain": name, "version": version, "serving": version == serving}
             try:
-                card = registry.card(each.name, version)
+                card = registry.card(name, version)
             except ModelError:
                 rows.append({**row, "created_at": "", "simulated": None, "verdict": "damaged"})
                 continue
@@ -55,7 +56,7 @@ def models_show(
     """Show a model's card."""
     from rich.markdown import Markdown
 
-    card = registry.card(domains.load(domain).name, version)
+    card = registry.card(common.model(domain), version)
     show(card.model_dump(), as_json, lambda: Markdown(registry.page(card)))
 
 
@@ -69,21 +70,20 @@ def models_promote(
     """Serve a version from now on, if it passed its gate; running servers notice."""
     if force != bool(why.strip()):
         raise UsageError("--force and --why REASON go together: the reason is recorded.")
-    name = domains.load(domain).name
-    _say_serving(registry.promote(name, version, force=why.strip() or None))
+    _say_serving(registry.promote(common.model(domain), version, force=why.strip() or None))
 
 
 @models_app.command("history")
 def models_history(domain: DomainName, as_json: AsJson = False) -> None:
     """List what was served when, who changed it, and why."""
-    rows = registry.history(domains.load(domain).name)
+    rows = registry.history(common.model(domain))
     common.show_rows(f"Served: {domain}", ["at", "version", "action", "by", "why"], rows, as_json)
 
 
 @models_app.command("rollback")
 def models_rollback(domain: DomainName) -> None:
     """Serve the version before the current one."""
-    _say_serving(registry.rollback(domains.load(domain).name))
+    _say_serving(registry.rollback(common.model(domain)))
 
 
 @models_app.command("verify")
@@ -92,10 +92,10 @@ def models_verify(
     version: Annotated[str | None, typer.Option(help="Which version; the served one")] = None,
 ) -> None:
     """Check a version's files against its card, and that it opens."""
-    for each in common.chosen(domain):
-        card = registry.verify(each.name, version)
-        out.print(f"{card.domain} {card.version}: all {len(card.files)} files are as published")
+    for name in [common.model(domain)] if domain else domains.load_all():
+        card = registry.verify(name, version)
+        out.print(f"{card.name} {card.version}: all {len(card.files)} files are as published")
 
 
 def _say_serving(card: Card) -> None:
-    out.print(f"{card.domain} {card.version} is being served")
+    out.print(f"{card.name} {card.version} is being served")

@@ -126,6 +126,9 @@ def report_run(  # noqa: PLR0913, PLR0917  # one per option
         datetime | None, typer.Option("--to", help="Last day to make it for", **_DAY)
     ] = None,
     parameter: Parameters = None,
+    every_site: Annotated[
+        bool, typer.Option("--sites", help="For every site, now; on a Dask cluster if one is set")
+    ] = False,
     again: Annotated[bool, typer.Option("--again", help="Also what is made already")] = False,
     tell: Annotated[
         bool, typer.Option("--tell", help="Tell those the schedule names, as on schedule")
@@ -140,6 +143,11 @@ def report_run(  # noqa: PLR0913, PLR0917  # one per option
     if (first is None) != (last is None):
         raise UsageError("Give both days: --from 2026-01-01 --to 2026-01-31; or none, for now.")
     entry, scheduled = schedule.named(name, given, domain)
+    if every_site:
+        if first or again or tell:
+            raise UsageError("--sites makes reports for now: leave out --from, --again and --tell.")
+        _fan_out(entry, as_json)
+        return
     now = datetime.now(UTC).replace(microsecond=0)
     times = [(now, schedule.wall(entry, now) if scheduled else "")]
     if first and last:
@@ -153,6 +161,35 @@ def report_run(  # noqa: PLR0913, PLR0917  # one per option
     failed = [row for row in made if row.state != "succeeded"]
     if failed:
         raise SmartCityError(f"{len(failed)} of {len(made)} not made. {failed[-1].reason or ''}")
+
+
+def _fan_out(entry: "Entry", as_json: bool) -> None:
+    """Make a report for every site there are readings of."""
+    from smartcity import data, domains, reporting
+
+    sites = {name: data.present(domains.load(name)) for name in entry.domains}
+    with common.progress(quiet=not err.is_terminal) as bars:
+        task = bars.add_task(entry.name, total=None)
+        steps = reporting.fan_out(
+            entry.notebook,
+            entry.domains,
+            sites=sites,
+            given=entry.parameters,
+            finished=lambda done, runs: bars.update(task, completed=done, total=runs),
+        )
+    rows = [
+        {
+            "domain": step.domain,
+            "site": step.site,
+            "outcome": step.outcome,
+            "run": step.run.id if step.run else None,
+            "error": step.error,
+        }
+        for step in steps
+    ]
+    show_rows("Reports", ["domain", "site", "outcome", "run", "error"], rows, as_json)
+    if failed := [step.error for step in steps if step.error]:
+        raise SmartCityError(f"{len(failed)} of {len(steps)} not made. {failed[-1]}")
 
 
 @report_app.command("pause")
@@ -244,7 +281,7 @@ def _maker(*, tell: bool = True) -> Iterator["Maker"]:
         tasks: dict[tuple[Any, ...], Any] = {}
 
         def told(due: "Due", done: int, cells: int) -> None:
-            key = (due.report, due.domain, due.as_of)
+            key = (due.report, due.parameters, due.as_of)
             if key not in tasks:
                 about = f"{due.report} {due.domain} {due.as_of:%Y-%m-%d %H:%M}"
                 tasks[key] = bars.add_task(about)
@@ -270,6 +307,7 @@ def _told(row: "Due") -> dict[str, Any]:
         "as_of": row.as_of.isoformat(),
         "notebook": row.notebook,
         "domain": row.domain,
+        "site": row.given.get("site", "main"),
         "state": row.state,
         "attempt": row.attempts,
         "run": row.run_id,

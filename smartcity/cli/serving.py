@@ -24,21 +24,24 @@ if TYPE_CHECKING:
 def predict(
     domain: DomainName,
     source: Annotated[
-        Path, typer.Option("--input", help="CSV (also .csv.gz) or Parquet, any size")
+        Path,
+        typer.Option("--input", help="CSV (also .csv.gz), Parquet, or a folder of Parquet files"),
     ],
-    target: Annotated[Path, typer.Option("--output", help="CSV or Parquet to write")],
+    target: Annotated[Path, typer.Option("--output", help="CSV, Parquet or folder to write")],
     as_json: AsJson = False,
 ) -> None:
-    """Answer every row of a file; rows that cannot be are set aside with the reason.
+    """Answer every row of a file, or of a folder; what cannot be is set aside with the reason.
 
     A run that was stopped goes on where it was when it is started again.
     """
     from smartcity.predict import Predictor
     from smartcity.predict.files import answer_file
+    from smartcity.predict.files_folder import answer_folder
 
     predictor, started = Predictor.load(domain), time.perf_counter()
     with _bar() as told:
-        done = answer_file(predictor, source, target, told)
+        answer = answer_folder if source.is_dir() else answer_file
+        done = answer(predictor, source, target, told)
     seconds = time.perf_counter() - started
     known = dataclasses.asdict(done) | {"output": target, "seconds": round(seconds, 3)}
     known |= {"domain": predictor.domain.name, "model_version": predictor.card.version}

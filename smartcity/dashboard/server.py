@@ -181,7 +181,8 @@ def _stamps() -> list[tuple[str, int]]:
     known = settings.current()
     watched = [*known.models.glob("*/CURRENT"), *(known.reports / "runs").glob("*/*")]
     stamps = []
-    for path in watched:
+    shown = (path for path in watched if "@" not in path.name + path.parent.name)  # main sites
+    for path in shown:
         with suppress(OSError):
             stamps.append((str(path), path.stat().st_mtime_ns))
     return stamps

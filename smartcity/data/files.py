@@ -9,12 +9,14 @@ from pathlib import Path
 import pooch
 import requests
 
-from smartcity import atomic, settings
-from smartcity.domains import Domain, PublishedFile
-from smartcity.errors import DataError, unknown
+from smartcity import atomic, domains, settings
+from smartcity.domains import ALL, MAIN, Domain, PublishedFile
+from smartcity.errors import DataError
 
 #: A file of this name in a domain's folder says that the readings beside it are simulated.
 SIMULATED = "SIMULATED.txt"
+#: The same in the folder of a site, where what reads all sites' Parquet files passes it over.
+SIMULATED_SITE = f"_{SIMULATED}"
 
 
 @dataclass(frozen=True)
@@ -40,26 +42,42 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def within(folder: Path, domain: Domain, site: str = "main") -> list[Source]:
-    """List the files of a domain's site that a folder holds, in the order they join.
-
-    Raises:
-        UsageError: The domain has no such site.
-    """
+def within(folder: Path, domain: Domain, site: str = MAIN) -> list[Source]:
+    """List the files of a domain's site that a folder holds, in the order they join."""
     if site not in domain.sites:
-        raise unknown(f"{domain.name} site", site, domain.sites)
+        paths = _parquet(folder, site)
+        simulated = (domains.partition(folder, site) / SIMULATED_SITE).exists()
+        return [
+            Source(path, _digest(path.read_bytes()), published=False, simulated=simulated)
+            for path in paths
+        ]
     simulated = (folder / SIMULATED).exists()
     found = [f for f in domain.files if f.site == site and (folder / f.name).exists()]
     digests = [(f, _digest((folder / f.name).read_bytes())) for f in found]
     return [Source(folder / f.name, d, d == f.sha256, simulated) for f, d in digests]
 
 
-def locate(domain: Domain, site: str = "main") -> list[Source]:
+def _parquet(folder: Path, site: str) -> list[Path]:
+    return sorted(domains.partition(folder, site).glob("[!._]*.parquet"))
+
+
+def present(domain: Domain) -> list[str]:
+    """Name the sites of a domain that readings are there of, the main one first."""
+    homes = domains.folders(domain)
+    lying = {f.site for f in domain.files if any((home / f.name).exists() for home in homes)}
+    return [
+        site
+        for site in domains.sites(domain)
+        if site in lying or any(_parquet(home, site) for home in homes)
+    ]
+
+
+def locate(domain: Domain, site: str = MAIN) -> list[Source]:
     """Find the files of a domain: where the settings say, else the demo city.
 
     Args:
         domain: The question.
-        site: Which of its sites.
+        site: Which of its sites; or ``all``.
 
     Returns:
         The files that are there; a site may lack its later ones.
@@ -68,17 +86,22 @@ def locate(domain: Domain, site: str = "main") -> list[Source]:
         DataError: None is there; the message says how to get them.
         UsageError: The domain has no such site.
     """
-    known = settings.current()
-    folders = [known.datasets / domain.name]
-    if known.origin("datasets") == "default":
-        folders.append(known.demo / domain.name)
+    if site == ALL:
+        return [source for each in present(domain) for source in locate(domain, each)]
+    domains.require_site(domain, site)
+    folders = domains.folders(domain)
     for folder in folders:
         if sources := within(folder, domain, site):
             return sources
+    if site not in domain.sites:
+        raise DataError(
+            f"No readings for {domain.name!r}, site {site!r}: its folder holds no Parquet file. "
+            f"Add some: smartcity data add {domain.name} FILE --site {site}"
+        )
     wanted = ", ".join(file.name for file in domain.files if file.site == site)
     or_simulate = (
         f"simulate them: smartcity data simulate {domain.name}"
-        if known.origin("datasets") == "default"
+        if settings.current().origin("datasets") == "default"
         else "leave SMARTCITY_DATASETS unset to use the simulated city"
     )
     raise DataError(

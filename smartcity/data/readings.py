@@ -9,7 +9,7 @@ import pandas as pd
 
 from smartcity import domains
 from smartcity.data.files import Source, locate
-from smartcity.domains import Domain, Format
+from smartcity.domains import MAIN, Domain, Format
 from smartcity.errors import DataError
 
 
@@ -72,8 +72,8 @@ def until(frame: pd.DataFrame, as_of: str) -> pd.DataFrame:
     return frame[~(frame["recorded_at"].ffill() > moment(as_of))] if as_of else frame
 
 
-def read(name: str, site: str = "main") -> Readings:
-    """Read all files of a domain's site, joined in the order they were published.
+def read(name: str, site: str = MAIN) -> Readings:
+    """Read all files of a domain's site, joined in their order.
 
     Args:
         name: The domain.
@@ -88,6 +88,33 @@ def read(name: str, site: str = "main") -> Readings:
     """
     domain = domains.load(name)
     sources = locate(domain, site)
+    return (
+        published(domain, site, sources) if site in domain.sites else _kept(domain, site, sources)
+    )
+
+
+def _kept(domain: Domain, site: str, sources: list[Source]) -> Readings:
+    """Read the Parquet files of a site: ``recorded_at`` and our names; others are passed over."""
+    parts, names = [], ["recorded_at", *domain.columns.values()]
+    for path in (source.path for source in sources):
+        try:
+            part = pd.read_parquet(path, columns=names)
+            part = part.astype({"recorded_at": "datetime64[us]"} | dict.fromkeys(names[1:], float))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(
+                f"{path} cannot be read as readings of {domain.name!r}: it must be a Parquet file "
+                f"with the columns {names}, times without a zone ({error})."
+            ) from None
+        parts.append(part.assign(file=path.name, line=range(1, len(part) + 1)))
+    frame = pd.concat(parts, ignore_index=True)[["file", "line", *names]]
+    if frame.empty:
+        raise DataError(f"{sources[0].path} holds no readings.")
+    unreadable = _cells(frame["file"], frame["recorded_at"].isna() & False, "recorded_at")
+    return Readings(domain, site, sources, frame, unreadable, 0)
+
+
+def published(domain: Domain, site: str, sources: list[Source]) -> Readings:
+    """Read files in the publisher's format, joined in their order; see ``read``."""
     parts = [_table(domain, source) for source in sources]
     table = pd.concat([part for part, _ in parts], ignore_index=True)
     unreadable: list[pd.DataFrame] = []

@@ -1,7 +1,9 @@
 """What the city asks, as data: one TOML file per question, and the guideline tables."""
 
+import re
 import tomllib
 from datetime import date
+from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +16,11 @@ from smartcity import settings
 from smartcity.errors import UsageError, unknown
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+#: The site every question has, and what stands for all of them at once.
+MAIN, ALL = "main", "all"
+#: It becomes a folder and part of a model's name, of which the database keeps 50 letters.
+_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_LONGEST = 50
 TimePart = Literal["day", "month", "hour", "minute"]
 
 
@@ -300,6 +307,74 @@ def load(name: str) -> Domain:
     if found is None:
         raise unknown("domain", name, domains)
     return found
+
+
+def at(name: str, site: str) -> str:
+    """Name what belongs to a site of a domain, its model and its runs: the main one's as ever.
+
+    >>> at("traffic", "main"), at("traffic", "north")
+    ('traffic', 'traffic@north')
+    """
+    return name if site == MAIN else f"{name}@{site}"
+
+
+def apart(name: str) -> tuple[str, str]:
+    """Take such a name apart: domain and site."""
+    domain, _, site = name.partition("@")
+    return domain, site or MAIN
+
+
+def require_name(domain: Domain, site: str) -> None:
+    """Refuse a name no site can have.
+
+    Raises:
+        UsageError: It is taken, too long, or holds what no folder should.
+    """
+    taken = {*domain.sites, ALL}
+    if not _SITE.fullmatch(site) or site in taken or len(at(domain.name, site)) > _LONGEST:
+        raise UsageError(
+            f"site: {site[:80]!r} cannot name a site of {domain.name!r}. Take up to "
+            f"{_LONGEST - len(domain.name) - 1} letters, digits, - and _, beginning with a letter "
+            f"or digit, and not {', '.join(map(repr, sorted(taken)))}."
+        )
+
+
+def folders(domain: Domain) -> list[Path]:
+    """List the folders its readings may lie in: where the settings say, then the demo city."""
+    known = settings.current()
+    homes = [known.datasets, *([known.demo] if known.origin("datasets") == "default" else ())]
+    return [home / domain.name for home in homes]
+
+
+def partition(folder: Path, site: str) -> Path:
+    """Give where a domain's folder keeps the Parquet files of a site that is not published."""
+    return folder / "sites" / f"site={site}"
+
+
+def sites(domain: Domain) -> tuple[str, ...]:
+    """List a domain's sites: those published, the main one first, then those found."""
+    homes = [partition(folder, "").parent for folder in folders(domain)]
+    names = {p.name for home in homes if home.is_dir() for p in home.iterdir()}
+    found = {n.removeprefix("site=") for n in names if n.startswith("site=")}
+    named = filter(_SITE.fullmatch, found - {*domain.sites, ALL})
+    return (*domain.sites, *sorted(named))
+
+
+def require_site(domain: Domain, site: str) -> None:
+    """Refuse a site the domain has not; of a thousand names only the nearest are told.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    is_one = site in domain.sites or (
+        _SITE.fullmatch(site) is not None
+        and site != ALL
+        and any(partition(folder, site).is_dir() for folder in folders(domain))
+    )
+    if not is_one:
+        known = sites(domain)
+        near = known if len(known) <= 10 else get_close_matches(site[:80], known, 5, 0)
+        raise unknown(f"site of {domain.name}", site[:80], near)
 
 
 @lru_cache

@@ -8,7 +8,7 @@ from scipy.spatial.distance import squareform
 
 from smartcity.features import CLOCK, Matrix
 from smartcity.modelling import evaluation
-from smartcity.modelling.candidates import make
+from smartcity.modelling.candidates import fit
 from smartcity.modelling.search import ONE_THREAD, Tried
 
 #: Inputs whose ranks agree this far are shuffled together: shuffled alone, each would look useless.
@@ -31,7 +31,7 @@ def importance(tried: Tried) -> pd.DataFrame:
     """
     problem, domain = tried.problem, tried.problem.dataset.domain
     X, cut = problem.matrix(tried.candidate.view), tried.cut
-    fitted = make(domain, tried.candidate).fit(X[:cut], problem.y[:cut])
+    fitted = fit(domain, tried.candidate, X[:cut], problem.y[:cut])
     rng = np.random.default_rng(42)
     test, came = X[cut:], problem.y[cut:]
     base = evaluation.error(domain.task, came, fitted.predict(test))

@@ -15,7 +15,7 @@ from smartcity.domains import Domain
 from smartcity.errors import unknown
 from smartcity.features import Matrix
 from smartcity.modelling import conformal, evaluation
-from smartcity.modelling.candidates import SPECIFIED, Candidate, candidates, make
+from smartcity.modelling.candidates import SPECIFIED, Candidate, candidates, fit
 from smartcity.modelling.dataset import Problem, Rows, Values
 from smartcity.modelling.evaluation import LEVEL, ORIGINS, TEST_SHARE, Scores
 
@@ -241,7 +241,7 @@ def answer(
     domain: Domain, candidate: Candidate, X: Matrix, y: Values, train: Rows, test: Rows
 ) -> Answers:
     """Fit a candidate on some rows and answer others."""
-    fitted = make(domain, candidate).fit(X[train], y[train])
+    fitted = fit(domain, candidate, X[train], y[train])
     if domain.task == "regression":
         with np.errstate(over="ignore"):  # a line drawn too far on the log scale; cut off below
             given: Answers = np.asarray(fitted.predict(X[test]), dtype=np.float64)

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -12,12 +12,13 @@ import pandas as pd
 from sklearn.covariance import EmpiricalCovariance
 
 from smartcity import domains, features, lineage, registry
+from smartcity.domains import ALL, MAIN
 from smartcity.errors import ModelError
 from smartcity.modelling import conformal, evaluation
-from smartcity.modelling.candidates import SPECIFIED, candidates, make
+from smartcity.modelling.candidates import SPECIFIED, candidates, fit
 from smartcity.modelling.card import as_markdown
-from smartcity.modelling.dataset import NOW, Dataset, problems
-from smartcity.modelling.evaluation import LEVEL
+from smartcity.modelling.dataset import NOW, Dataset, Rows, problems
+from smartcity.modelling.evaluation import LEVEL, ORIGINS
 from smartcity.modelling.export import export, hard_rows
 from smartcity.modelling.search import ONE_THREAD, Search, Tried, calibrate, search
 from smartcity.registry import Card, Fitted, Gate, Novelty, Part
@@ -50,6 +51,7 @@ class Trained:
         searches: Question -> what was tried.
         chosen: Part -> what did best; ``now`` needs the specified inputs only.
         left_out: Forecast -> why the version does without it.
+        origins: Of a model of all sites, what it was at earlier times -> the last row it knew then.
     """
 
     dataset: Dataset
@@ -57,6 +59,7 @@ class Trained:
     chosen: dict[str, Tried]
     fitted: dict[str, Fitted]
     left_out: dict[str, str]
+    origins: dict[str, str] = field(default_factory=dict)
 
     @property
     def champion(self) -> str:
@@ -102,17 +105,24 @@ def train(
             else:
                 left_out[name] = f"no better than {naive} over the rolling origins ({gain:+.0%})"
     fitted = {name: _fit(tried) for name, tried in chosen.items()}
-    return Trained(dataset, searches, chosen, fitted, left_out)
+    origins = {}
+    if dataset.members:  # so that each site can compare it with its own, on rows later than both
+        best = chosen.get(RECENT, chosen[NOW])
+        cuts = evaluation.splits(best.problem)
+        for number in range(len(ORIGINS)):
+            rows, name = cuts[f"origin {number}"][0], f"origin-{number}"
+            fitted[name] = _fit(best, rows)
+            origins[name] = str(best.problem.when[rows[-1]])
+    return Trained(dataset, searches, chosen, fitted, left_out, origins)
 
 
 @ONE_THREAD
-def _fit(tried: Tried) -> Fitted:
-    """Fit a candidate on all rows of its question, and export it."""
+def _fit(tried: Tried, rows: Rows | None = None) -> Fitted:
+    """Fit a candidate on rows of its question, all if none are named, and export it."""
     problem, domain = tried.problem, tried.problem.dataset.domain
-    X = problem.matrix(tried.candidate.view)
-    estimator = make(domain, tried.candidate).fit(X, problem.y)
-    if tried.candidate.method == SPECIFIED:
-        estimator.set_params(forest__n_jobs=1)  # to answer, starting threads costs more
+    chosen = slice(None) if rows is None else rows
+    X = problem.matrix(tried.candidate.view)[chosen]
+    estimator = fit(domain, tried.candidate, X, problem.y[chosen])
     missing = [n for n in range(X.shape[1]) if np.isnan(X[:, n]).any()][:12]
     return Fitted(estimator, export(estimator), hard_rows(estimator, X, missing))
 
@@ -137,7 +147,7 @@ def _skill(
     return evaluation.skill(task, tried.metrics[split], naive)
 
 
-def judge(trained: Trained, serving: Card | None = None) -> Gate:
+def judge(trained: Trained, serving: Card | None = None, pooled: Card | None = None) -> Gate:
     """Decide whether a version may be served.
 
     It must beat every naive guess and what is being served, both over the rolling origins, have
@@ -147,6 +157,7 @@ def judge(trained: Trained, serving: Card | None = None) -> Gate:
     Args:
         trained: The version.
         serving: The card of what is being served; none if nothing is.
+        pooled: The card of the model of all sites, where the site has to do better than that.
     """
     tried, found = trained.chosen[trained.champion], trained.searches[NOW]
     reasons = []
@@ -161,6 +172,7 @@ def judge(trained: Trained, serving: Card | None = None) -> Gate:
         lost = {p.question for p in serving.parts.values()} - {*trained.searches}
         if lost:
             reasons.append(f"The served {serving.version} also answers {', '.join(sorted(lost))}.")
+    reasons += _against_pool(tried, pooled) if pooled else []
     return Gate(passed=not reasons, reasons=reasons)
 
 
@@ -179,6 +191,37 @@ def _against(tried: Tried, found: Search, serving: Card) -> list[str]:
     return [f"{said}{theirs:.3g} against {tried.error:.3g}."]
 
 
+def _against_pool(tried: Tried, pooled: Card) -> list[str]:
+    """Compare with the model of all sites, as it was before each of this site's origins.
+
+    Both answer the same rows, and neither has seen any row, of whichever site, as late as those. An
+    origin before the first of all sites' models is left out of the comparison.
+    """
+    problem, part = tried.problem, pooled.parts[pooled.champion]
+    domain = problem.dataset.domain
+    model, X = registry.Model(pooled, None), problem.matrix(part.view)
+    cuts, errors = evaluation.splits(problem), []
+    for number in range(len(ORIGINS)):
+        split, scored = f"origin {number}", evaluation.stretch(problem, number)
+        rows = cuts[split][1][scored]
+        known = {end: name for name, end in pooled.data["origins"].items()}
+        older = [end for end in known if np.datetime64(end) < problem.when[rows[0]]]
+        if not older:
+            continue
+        scores = model.scores(X[rows], known[max(older)])
+        if domain.target.levels:
+            theirs = scores.argmax(axis=1).astype(np.float64)
+        else:
+            theirs = np.clip(scores, domain.target.low, domain.target.high)
+        answers = (tried.predicted(split)[scored], theirs)
+        errors.append([evaluation.error(domain.task, problem.y[rows], each) for each in answers])
+    own, others = np.mean(errors, axis=0) if errors else (0.0, 0.0)
+    if own <= others:
+        return []
+    said = f"The model of all sites ({pooled.version}, {part.recipe}) errs less over the rolling "
+    return [f"{said}origins of this one: {others:.3g} against {own:.3g}."]
+
+
 def publish(trained: Trained, card: Card) -> Card:
     """Publish a trained version with its card.
 
@@ -194,12 +237,36 @@ def publish(trained: Trained, card: Card) -> Card:
     return registry.publish(card, trained.fitted, pages=pages)
 
 
-def served(name: str) -> Card | None:
-    """Give the card of what is being served, or None if nothing is."""
+def served(name: str, site: str = MAIN) -> Card | None:
+    """Give the card of a site's own model being served, or None if none is."""
     try:
-        return registry.card(domains.load(name).name)
+        return registry.card(domains.at(domains.load(name).name, site))
     except ModelError:
         return None
+
+
+def rival(name: str, site: str) -> Card | None:
+    """Give the card of the model of all sites, where a site's own has to do better."""
+    return None if site in {MAIN, ALL} else served(name, ALL)
+
+
+def own(name: str, site: str = MAIN, version: str = "") -> Card:
+    """Give the card of a site's own model, also where that of all sites answers for it.
+
+    Args:
+        name: The domain.
+        site: Which of its sites.
+        version: Which version; the served one when empty, the newest where another model answers.
+
+    Raises:
+        ModelError: There is none, or it is damaged.
+    """
+    domain = domains.load(name).name
+    model, wanted = registry.answering(domain, site, version)
+    if model != domains.at(domain, site):
+        model = domains.at(domain, site)
+        wanted = (registry.versions(model) or [registry.current(model)])[-1]
+    return registry.card(model, wanted)
 
 
 def later(card: Card, part: str | None = None) -> pd.DataFrame:
@@ -218,7 +285,9 @@ def later(card: Card, part: str | None = None) -> pd.DataFrame:
     return rows.drop(columns="part").dropna(axis="columns", how="all").reset_index(drop=True)
 
 
-def draft(trained: Trained, *, run: str, serving: Card | None = None) -> Card:
+def draft(
+    trained: Trained, *, run: str, serving: Card | None = None, pooled: Card | None = None
+) -> Card:
     """Write the card of a trained version, but for what publishing adds."""
     dataset, champion = trained.dataset, trained.champion
     domain = dataset.domain
@@ -226,6 +295,7 @@ def draft(trained: Trained, *, run: str, serving: Card | None = None) -> Card:
     specified = trained.searches[NOW].tried[SPECIFIED]
     return Card(
         domain=domain.name,
+        site=dataset.readings.site,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         task=domain.task,
         target=domain.target.name,
@@ -242,10 +312,10 @@ def draft(trained: Trained, *, run: str, serving: Card | None = None) -> Card:
         champion=champion,
         parts=parts,
         left_out=trained.left_out,
-        gate=judge(trained, serving),
+        gate=judge(trained, serving, pooled),
         novelty=_novelty(dataset),
         answers=_answers(dataset),
-        data=_lineage(dataset),
+        data=_lineage(dataset) | ({"origins": trained.origins} if trained.origins else {}),
         environment=lineage.environment(_PACKAGES),
         git=lineage.git(),
         run=run,

@@ -19,7 +19,7 @@ from smartcity.predict.predictor import Predictor
 #: The model lets others run while it works; more than two threads would only hold more in memory.
 _THREADS = min(2, os.cpu_count() or 1)
 #: Changes whenever a file would fall into other batches, or be written otherwise.
-_LAYOUT = 2
+_LAYOUT = 3
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,12 @@ def answer_file(
     if target.exists() and not target.is_file():
         raise StorageError(f"Cannot write {target}: it is no ordinary file. Choose another name.")
     table = files_in.opened(source)
-    _check(predictor.domain, table)
+    check(predictor.domain, table)
     output = files_out.Output(target.resolve(), rejected, table.header)
     rows = Rows(predictor, table.header, table.delimiter, typed=output.is_parquet)
     stat, card = source.stat(), predictor.card
-    about = [str(source.resolve()), stat.st_size, stat.st_mtime_ns, card.domain, card.version]
+    about = [str(source.resolve()), stat.st_size, stat.st_mtime_ns]
+    about += [card.name, predictor.site, card.version]
     with output.open([*about, _LAYOUT]):
         done = output.done
         resumed = done.answered + done.refused
@@ -117,8 +118,12 @@ def _run(
         write(0)
 
 
-def _check(domain: Domain, table: Text | Parquet) -> None:
-    """Refuse a table whose every row would be refused, or whose columns say things twice."""
+def check(domain: Domain, table: Text | Parquet) -> None:
+    """Refuse a table whose every row would be refused, or whose columns say things twice.
+
+    Raises:
+        SmartCityError: The message names the columns.
+    """
     names = {spec.name: {spec.name, spec.column or spec.name} for spec in domain.inputs}
     names["timestamp"] = {"timestamp"}
     found = {name: [n for n in table.header if n in known] for name, known in names.items()}

@@ -4,7 +4,7 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,8 @@ from smartcity.errors import SmartCityError, UsageError
 
 #: Bytes of text, or rows of Parquet, to a batch: enough to be quick, few enough to stay small.
 _BLOCK, _ROWS = 1 << 19, 1 << 13
+#: Cells of Parquet that are read at once, at most.
+_CELLS = 1 << 20
 #: Quoted cells, and those right behind them, up to the end of the text if need be.
 _QUOTED = rb'(?<![^%b\r\n])"[^"]*+(?:"(?:"|%b")[^"]*+)*+"?'
 _NO_BREAKS = bytes.maketrans(b"\r\n", b"  ")
@@ -162,20 +164,35 @@ class Parquet:
             # Read as needed: a row group may hold the whole file.
             self._file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
         self.header = [name.strip() for name in self._file.schema_arrow.names]
+        about = self._file.metadata
+        #: Rows of each row group.
+        self.groups = [about.row_group(n).num_rows for n in range(about.num_row_groups)]
 
-    def batches(self) -> Iterator[Callable[[], Batch]]:
+    def batches(self, groups: Sequence[int] | None = None) -> Iterator[Callable[[], Batch]]:
         """Read the rows; the same file always falls into the same batches.
+
+        Args:
+            groups: Row groups to read, one after the other; all when left out.
 
         Raises:
             SmartCityError: The file is damaged.
         """
-        done = 0
+        groups = range(len(self.groups)) if groups is None else groups
+        done = sum(self.groups[: groups[0]]) if groups else 0
+        # Several batches are read at once, unless that is too much: each time costs a little.
+        at_once = _ROWS * min(max(_CELLS // (_ROWS * len(self.header)), 1), 8)
         with _reading(self.path), self._file:
-            for read in self._file.iter_batches(_ROWS, use_threads=False):
-                lines = np.arange(done + 1, done + 1 + len(read))
-                done += len(read)
-                self.share = done / self._file.metadata.num_rows
-                yield partial(Batch, read.columns, lines)
+            for read in self._file.iter_batches(at_once, groups, use_threads=False):
+                for start in range(0, len(read), _ROWS):
+                    some = read.slice(start, _ROWS)
+                    lines = np.arange(done + 1, done + 1 + len(some))
+                    done += len(some)
+                    self.share = done / sum(self.groups)
+                    yield partial(Batch, some.columns, lines)
+
+    def close(self) -> None:
+        """Let go of a file that is not read further."""
+        self._file.close()
 
 
 def opened(path: Path) -> Text | Parquet:

@@ -22,6 +22,24 @@ from smartcity.predict.files_rows import ANSWER, REFUSED, as_lines
 _COMMIT = 8
 
 
+@contextmanager
+def alone(target: Path, folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, that no two runs write the same.
+
+    Raises:
+        StorageError: It cannot be written, or another run holds it.
+    """
+    with atomic.storage(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"Another run is writing {target}. Wait for it.") from None
+        yield
+
+
 @dataclass
 class Done:
     """How far a file is answered: batches, what their rows came to, and bytes written."""
@@ -67,12 +85,7 @@ class Output:
         """
         self._about = list(about)
         with ExitStack() as stack, atomic.storage(self._target):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((self._folder / "lock").open("w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StorageError(f"Another run is writing {self._target}. Wait for it.") from None
+            stack.enter_context(alone(self._target, self._folder))
             stack.callback(self._tidy)
             state = json.loads(self._note.read_text("utf-8")) if self._note.exists() else {}
             if state.get("about") == self._about:
@@ -101,7 +114,9 @@ class Output:
         Raises:
             SmartCityError: A column cannot be CSV.
         """
-        table = pa.Table.from_arrays(columns, [*self._header, *ANSWER])
+        own, answers = columns[: -len(ANSWER)], columns[-len(ANSWER) :]
+        plain = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in answers]
+        table = pa.Table.from_arrays([*own, *plain], [*self._header, *ANSWER])
         for quotes in ("none", "needed"):
             sink = pa.BufferOutputStream()
             with suppress(pa.ArrowInvalid):

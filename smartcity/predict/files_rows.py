@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from smartcity import features
 from smartcity.domains import Input
 from smartcity.errors import InputError
-from smartcity.features import Matrix, Times
+from smartcity.features import Times
 from smartcity.predict.files_in import Batch, number
+from smartcity.predict.files_notes import Notes
 from smartcity.predict.limits import Mask
 from smartcity.predict.predictor import Predictor
 from smartcity.registry import NOW
@@ -58,6 +59,10 @@ class Rows:
         self._asked = [header[place] for place in self._places.values()]
         view = self._card.parts[self._card.champion].view
         self._timed = self._card.champion if view.clock and not view.history else NOW
+        self._notes = {
+            part: Notes(self._card, self._card.parts[part].view.inputs)
+            for part in (self._timed, NOW)
+        }
 
     def answer(self, batch: Batch) -> tuple[list[Any], bytes, int]:
         """Answer what can be answered, and say why not the rest.
@@ -68,8 +73,13 @@ class Rows:
         """
         own = list(batch.columns)
         values, at, sure = self.read(batch)
-        kept = np.logical_or.reduce([~_nulls(column) for column in own])  # blank rows are not
-        refused = self._ask(batch, np.flatnonzero(kept & ~sure), values, at)
+        kept = np.ones(len(at), dtype=bool)
+        if all(column.null_count for column in own):  # blank rows are not
+            kept = np.logical_or.reduce([~_nulls(column) for column in own])
+        unsure, refused = np.flatnonzero(kept & ~sure), dict[int, str]()
+        if len(unsure):
+            values, at = {name: found.copy() for name, found in values.items()}, at.copy()
+            refused = self._ask(batch, unsure, values, at)
         kept[list(refused)] = False
         if not kept.all():
             own = [column.filter(pa.array(kept)) for column in own]
@@ -78,7 +88,8 @@ class Rows:
             if pa.types.is_string(own[self._places[name]].type):
                 own[self._places[name]] = pa.array(values[name], from_pandas=True)
         columns = [*own, *self._answers(values, at)]
-        return columns, self._lines(batch, refused), len(refused) + len(batch.broken)
+        lines = self._lines(batch, refused) if refused or batch.broken else b""
+        return columns, lines, len(refused) + len(batch.broken)
 
     def read(self, batch: Batch) -> tuple[dict[str, Numbers], Times, Mask]:
         """Read the inputs of a batch.
@@ -96,7 +107,7 @@ class Rows:
             if spec.name in self._places:
                 column = batch.columns[self._places[spec.name]]
                 values[spec.name] = self._numbers(column)
-                sure &= self._fit(spec, values[spec.name], _nulls(column))
+                sure &= self._fit(spec, values[spec.name], column)
                 if spec.from_time:
                     sure &= np.isnat(at)  # not both
             elif spec.from_time:
@@ -117,14 +128,15 @@ class Rows:
             agrees = agrees & (times["day"] <= _DAYS[months - 1])
         return agrees
 
-    def _fit(self, spec: Input, values: Numbers, is_null: Mask) -> Mask:
+    def _fit(self, spec: Input, values: Numbers, column: Any) -> Mask:
         """Say which values of an input are surely allowed."""
         fits: Mask = (values >= spec.low) & (values <= spec.high)
         if self._domain.format.sentinel is not None:
             fits &= values != self._domain.format.sentinel
         if spec.whole:
             fits &= values == np.floor(values)
-        return fits | is_null if spec.optional or spec.sum_of else fits
+        may_lack = column.null_count and (spec.optional or spec.sum_of)
+        return fits | _nulls(column) if may_lack else fits
 
     def _numbers(self, column: Any) -> Numbers:
         """Read a column: its values, NaN where there is none, or none we are sure of."""
@@ -139,7 +151,8 @@ class Rows:
             text = pc.utf8_trim_whitespace(column)
             is_number = pc.match_substring_regex(text, _NUMBER)
             found = pc.if_else(is_number, text, None).cast(pa.float64())
-        return np.array(found.to_numpy(zero_copy_only=False))  # a copy: Arrow's own is read-only
+        numbers: Numbers = found.to_numpy(zero_copy_only=False)
+        return numbers
 
     def _ask(
         self, batch: Batch, rows: NDArray[np.intp], values: dict[str, Numbers], at: Times
@@ -182,33 +195,34 @@ class Rows:
         size = len(at)
         inputs = features.matrix(self._domain, values)
         figures: Numbers = np.full((4, size), np.nan)  # prediction, low, high, confidence
-        said = np.full(size, "", dtype=object)
+        said, texts = np.zeros(size, dtype=np.int32), dict[str, int]()
         timed = ~np.isnat(at) & (self._timed != NOW)
+        note = "The model was trained on simulated readings, not on a real city."
+        note = note if self._predictor.simulated else ""
         for part, rows in ((self._timed, timed), (NOW, ~timed)):
             if not rows.any():
                 continue
-            when = None if part == NOW else at[rows].astype("M8[s]")
-            scored = self._predictor.score(inputs[rows], when)
+            asked, when = inputs[rows], None if part == NOW else at[rows].astype("M8[s]")
+            scored = self._predictor.score(asked, when)
             figures[0, rows] = scored.values
             figures[3, rows] = self._card.parts[part].coverage["level"]
             if scored.low is not None and scored.high is not None:
                 figures[1, rows], figures[2, rows] = scored.low, scored.high
             if scored.shares is not None:  # Python's own rounding, as every other answer has it
                 figures[3, rows] = [round(p, 4) for p in scored.shares.max(axis=1).tolist()]
-            said[rows] = self._warnings(inputs[rows], when)
+            places, noted = self._notes[part].shared(asked)
+            # Each text once: with doubles, Arrow ends the page of them in what memory held before.
+            once = [texts.setdefault(f"{text} {note}".strip(), len(texts)) for text in noted]
+            said[rows] = np.array(once, dtype=np.int32)[places]
         words = pa.array([level.label for level in self._domain.target.levels], pa.string())
-        classes = pa.array(figures[0].astype(np.int8)) if len(words) else pa.nulls(size, pa.int8())
+        labels = pa.nulls(size, pa.string())
+        if len(words):
+            labels = pa.DictionaryArray.from_arrays(figures[0].astype(np.int8), words)
         prediction, low, high, confidence = (pa.array(row, from_pandas=True) for row in figures)
-        warnings = pa.array(said.tolist(), pa.string())
-        version = pa.repeat(self._card.version, size)
-        return [prediction, words.take(classes), low, high, confidence, warnings, version]
-
-    def _warnings(self, inputs: Matrix, at: Times | None) -> list[str]:
-        """Put what speaks against each answer into words; for most rows that is nothing."""
-        notes = ["The model was trained on simulated readings, not on a real city."]
-        notes = notes if self._predictor.simulated else []
-        found = self._predictor.standing(inputs, at)
-        return [" ".join([*standing.warnings, *notes]) for standing in found]
+        warnings = pa.DictionaryArray.from_arrays(said, pa.array([*texts], pa.string()))
+        version = pa.array([self._predictor.version])
+        versions = pa.DictionaryArray.from_arrays(np.zeros(size, dtype=np.int32), version)
+        return [prediction, labels, low, high, confidence, warnings, versions]
 
 
 def as_lines(rows: Iterable[Sequence[object]]) -> bytes:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from smartcity import domains, features, registry
-from smartcity.domains import Domain, Forecast
+from smartcity.domains import ALL, MAIN, Domain, Forecast
 from smartcity.errors import InputError, ModelError, unknown
 from smartcity.features import CLOCK, History, Matrix, Times
 from smartcity.predict.limits import Limits, Standing
@@ -55,6 +55,10 @@ class Said(BaseModel):
     )
     model_version: str
     simulated: bool = Field(description="The model was trained on the simulated demo city")
+    site: str | None = Field(None, description="Where a site was asked about: which")
+    model: Literal["site", "pooled"] | None = Field(
+        None, description="What answered there: the site's own model, or that of all sites"
+    )
 
 
 class Prediction(Said):
@@ -125,8 +129,13 @@ def _taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]
 class Predictor:
     """One domain's served model, ready to answer rows."""
 
-    def __init__(self, domain: Domain, model: registry.Model) -> None:
+    def __init__(self, domain: Domain, model: registry.Model, site: str = MAIN) -> None:
         """Pair a domain with its opened model.
+
+        Args:
+            domain: The question.
+            model: The model, of the site or of all sites.
+            site: Whose readings it is asked about.
 
         Raises:
             ModelError: The model was made for other inputs than the domain now has.
@@ -134,21 +143,24 @@ class Predictor:
         names = tuple(i.name for i in model.card.inputs)
         if names != domain.names:
             raise ModelError(
-                f"Model {model.card.domain} {model.card.version} takes {names}, "
+                f"Model {model.card.name} {model.card.version} takes {names}, "
                 f"the domain now asks for {domain.names}: train it again."
             )
         now = model.card.parts[NOW]
         probe = np.array([now.typical], dtype=np.float32)
         if domain.target.levels and model.scores(probe).shape[1] != len(domain.target.levels):
             raise ModelError(
-                f"Model {model.card.domain} {model.card.version} does not know all the classes "
+                f"Model {model.card.name} {model.card.version} does not know all the classes "
                 f"of {domain.name!r}: train it again on readings that hold each of them."
             )
         self.domain = domain
         self.card = model.card
+        self.site = site
+        #: The version as answers and records name it.
+        self.version = registry.told(model.card.name, model.card.version)
         #: Whether the model was trained on the simulated demo city.
         self.simulated = bool(model.card.data["simulated"])
-        self._model = model
+        self.opened = model
         self._names = {name: part.view.names for name, part in self.card.parts.items()}
         self._specs = {spec.name: spec for spec in domain.inputs}
         self._places = [names.index(name) for name in now.view.inputs]
@@ -156,7 +168,10 @@ class Predictor:
         self._take = _taker(self._measured)
         self._options = _taker([option.name for option in domain.options])
         self._row_model = row_model(domain)
-        self._version = self.card.version.encode()
+        #: Equal tags, equal answers.
+        self.tag = f"{site} {self.version}" if site != MAIN else self.version
+        self._tag = self.tag.encode()
+        asked = {"site": site, "model": "pooled" if model.card.site == ALL else "site"}
         self._phrase()
         #: What all answers of a part have in common.
         self._same = {
@@ -169,9 +184,10 @@ class Predictor:
                 "prediction_set": None,
                 "interval": None,
                 "confidence": part.coverage["level"],
-                "model_version": self.card.version,
+                "model_version": self.version,
                 "simulated": self.simulated,
                 "based_on": self._looked_at(part),
+                **(asked if site != MAIN else {}),
             }
             for name, part in self.card.parts.items()
         }
@@ -180,15 +196,26 @@ class Predictor:
         }
 
     @classmethod
-    def load(cls, name: str, version: str | None = None, folder: Path | None = None) -> "Predictor":
+    def load(
+        cls, name: str, version: str | None = None, folder: Path | None = None, *, site: str = MAIN
+    ) -> "Predictor":
         """Open the served version of a domain, or the one named.
 
+        Args:
+            name: The domain.
+            version: Which version, ``all@VERSION`` for one of all sites; the served one if left
+                out: the site's own, else that of all sites.
+            folder: Where models live; the setting by default.
+            site: Whose readings it will be asked about.
+
         Raises:
-            UsageError: There is no such domain.
+            UsageError: There is no such domain or site.
             ModelError: The model is missing or damaged.
         """
         domain = domains.load(name)
-        return cls(domain, registry.load(domain.name, version, folder))
+        domains.require_site(domain, site)
+        named = registry.answering(domain.name, site, version or "", folder)
+        return cls(domain, registry.load(*named, folder), site)
 
     @property
     def forecasts(self) -> list[Forecast]:
@@ -295,7 +322,7 @@ class Predictor:
         None where recent readings are looked at: there are too many to come twice.
         """
         return [
-            b"%s %b %a" % (self._version, x.tobytes(), self._options(row))
+            b"%s %b %a" % (self._tag, x.tobytes(), self._options(row))
             if self._choose(row) == (NOW, "")
             else None
             for x, row in zip(self.inputs(rows), rows, strict=True)
@@ -314,10 +341,6 @@ class Predictor:
             return self._scored(name, np.ascontiguousarray(inputs[:, self._places]))
         columns = dict(zip(self.domain.names, inputs.T, strict=True))
         return self._scored(name, features.seen(self.domain, view, columns, at=at))
-
-    def standing(self, inputs: Matrix, at: Times | None = None) -> list[Standing]:
-        """Say where the same rows lie beside what the model has seen."""
-        return self._limits[self._for_rows(at)].of(inputs)
 
     def _for_rows(self, at: Times | None) -> str:
         """Choose the part for rows without recent readings."""
@@ -374,7 +397,7 @@ class Predictor:
     def _scored(self, name: str, X: Matrix, ahead: Sequence[int] | None = None) -> Scored:
         """Run a part, and say how sure it is of each row."""
         target, part = self.domain.target, self.card.parts[name]
-        scores = self._model.scores(X, name)
+        scores = self.opened.scores(X, name)
         if target.levels:
             shares = features.tempered(scores, part.temperature or 1.0)
             return Scored(shares.argmax(axis=1).astype(np.float64), shares=shares)
@@ -464,7 +487,7 @@ class Predictor:
         def ask(rows: Matrix) -> NDArray[np.float64]:
             for total, parts in sums.items():
                 rows[:, names.index(total)] = sum(rows[:, names.index(p)] for p in parts)
-            scores = self._model.scores(rows, name)
+            scores = self.opened.scores(rows, name)
             if not self.domain.target.levels:
                 return scores
             return features.tempered(scores, part.temperature or 1.0)[:, number]

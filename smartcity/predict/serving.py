@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,9 @@ from smartcity.errors import ModelError
 from smartcity.predict.predictor import Predictor
 
 log = logs.get(__name__)
+
+#: Sites whose models are kept open; who was asked longest ago goes first.
+MOST_SITES = 64
 
 
 @dataclass
@@ -28,6 +32,8 @@ class Predictors:
     opened: Callable[[str, float], object] = lambda *_: None
     _open: dict[str, Predictor] = field(default_factory=dict)
     _refused: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _sites: OrderedDict[tuple[str, str], Predictor] = field(default_factory=OrderedDict)
+    _opening: threading.Lock = field(default_factory=threading.Lock)
 
     def get(self, name: str) -> Predictor:
         """Give the predictor of a domain, the newly published one if there is one.
@@ -59,6 +65,42 @@ class Predictors:
             return self._open[domain]
         except KeyError:
             raise ModelError(self.errors.get(domain, f"{domain}: starting; try again.")) from None
+
+    def of_site(self, domain: str, site: str) -> Predictor:
+        """Give who answers for a site: its own model, else that of all sites; opened when asked.
+
+        Where a version does not open, the one before it stays.
+
+        Raises:
+            UsageError: There is no such domain or site.
+            ModelError: No model of it can be served.
+        """
+        known = domains.load(domain)
+        domains.require_site(known, site)
+        if site == domains.MAIN:
+            return self.ready(known.name)
+        name, version = registry.answering(known.name, site, "", self.folder)
+        with self._opening:
+            found = self._sites.get((known.name, site))
+            if found is None or (found.card.name, found.card.version) != (name, version):
+                try:
+                    found = Predictor(known, self._model(name, version), site)
+                except ModelError as error:
+                    if found is None:
+                        raise
+                    log.warning("model refused", domain=name, version=version, error=str(error))
+                self._sites[known.name, site] = found
+            self._sites.move_to_end((known.name, site))
+            while len(self._sites) > MOST_SITES:
+                self._sites.popitem(last=False)
+        return found
+
+    def _model(self, name: str, version: str) -> registry.Model:
+        """Open a version, once for all the sites it answers."""
+        for other in self._sites.values():
+            if (other.card.name, other.card.version) == (name, version):
+                return other.opened
+        return registry.load(name, version, self.folder)
 
     def follow(self, stop: threading.Event, every: float = 0.25) -> None:
         """Open what is newly published, until stopped; those who ask meanwhile need not wait.

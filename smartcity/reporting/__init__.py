@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smartcity.reporting.chain import Step, build
+    from smartcity.reporting.chain import Step, build, fan_out
     from smartcity.reporting.runner import run
 
-__all__ = ["Step", "build", "run"]
+__all__ = ["Step", "build", "fan_out", "run"]
 
 
 def __getattr__(name: str) -> Any:

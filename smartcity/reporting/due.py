@@ -8,11 +8,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from smartcity import atomic, logs, parameters, reporting, runs, settings
+from smartcity import atomic, domains, logs, parameters, reporting, runs, settings
+from smartcity.domains import ALL, MAIN
 from smartcity.errors import SmartCityError, UsageError
 from smartcity.reporting import schedule
 from smartcity.reporting.schedule import Entry
@@ -330,7 +332,7 @@ def _plan(entry: Entry, now: datetime, since: datetime, paused: bool, busy: set[
             reason = 'A later time was due as well (missed = "latest").'
         elif entry.missed == "skip" and now - row.as_of > _LATE:
             reason = 'No scheduler was there when it was due (missed = "skip").'
-        elif entry.overlap == "skip" and row.domain in busy:
+        elif entry.overlap == "skip" and row.parameters in busy:
             state = "skipped"
             reason = 'The one before was still being made (overlap = "skip").'
         if reason:
@@ -345,10 +347,8 @@ def _alarmed(entry: Entry, *, paused: bool, now: datetime) -> Iterator[Due]:
     takes = parameters.read(parameters.find(entry.notebook))
     for alarm in alarms.listed():
         if alarm.state(now) == "new" and alarm.domain in entry.domains:
-            given = {"site": alarm.site} if "site" in takes else {}
-            asked = entry.model_copy(
-                update={"domains": (alarm.domain,), "parameters": entry.parameters | given}
-            )
+            site = alarm.site if "site" in takes else MAIN
+            asked = entry.model_copy(update={"domains": (alarm.domain,), "sites": (site,)})
             at = max(alarm.noticed_at, alarm.silenced_until or alarm.noticed_at)
             for row in _rows(asked, [(at, "")]):
                 reason = "The report was paused."
@@ -357,11 +357,20 @@ def _alarmed(entry: Entry, *, paused: bool, now: datetime) -> Iterator[Due]:
 
 def _rows(entry: Entry, times: Sequence[tuple[datetime, str]]) -> Iterator[Due]:
     takes = times and "as_of" in parameters.read(parameters.find(entry.notebook))
-    for at, as_of in times:
-        given = entry.parameters | ({"as_of": as_of} if takes and as_of else {})
-        for domain in entry.domains:
-            digest = _digest(entry.notebook, domain, entry.parameters)
-            yield Due(entry.name, at, digest, entry.notebook, domain, given, next_at=at)
+    sites = [(name, site) for name in entry.domains for site in _sites(entry, name)]
+    for (at, as_of), (domain, site) in product(times, sites if times else ()):
+        values = entry.parameters | ({"site": site} if site != MAIN else {})
+        given = values | ({"as_of": as_of} if takes and as_of else {})
+        digest = _digest(entry.notebook, domain, values)
+        yield Due(entry.name, at, digest, entry.notebook, domain, given, next_at=at)
+
+
+def _sites(entry: Entry, domain: str) -> Sequence[str]:
+    if ALL not in entry.sites:
+        return entry.sites
+    from smartcity import data  # at one look in a thousand
+
+    return data.present(domains.load(domain))
 
 
 def _digest(*parts: Any) -> str:
@@ -392,7 +401,8 @@ def _moment(as_of: str) -> datetime:
 
 def _record(entry: Entry, claim: Due, attempt: int) -> Run | None:
     """Read the record a try has left, if it left one."""
-    home = runs.place(claim.notebook, claim.domain) / _run_id(entry, claim, attempt)
+    place = runs.place(claim.notebook, claim.domain, claim.given.get("site", MAIN))
+    home = place / _run_id(entry, claim, attempt)
     try:
         return Run.model_validate_json((home / "manifest.json").read_bytes())
     except OSError:

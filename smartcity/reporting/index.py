@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid4, uuid5
@@ -41,7 +42,7 @@ def write() -> None:
     with atomic.lock(home):  # who comes later knows more, and must not be overtaken
         known = domains.load_all()
         titles = {name: domain.title for name, domain in known.items()}
-        every = sorted(everything(), key=lambda run: run.id, reverse=True)
+        every = sorted(_shown(), key=lambda run: run.id, reverse=True)
         lines = [_line(run, titles) for run in every]
         cards = [_card(domain, lines) for domain in known.values()]
         page = templates.render("index.html.j2", cards=cards, lines=lines, alarms=_alarms(titles))
@@ -73,6 +74,13 @@ def everything() -> list[Run]:
     """List all runs there are."""
     places = sorted((settings.current().reports / "runs").glob("*/[!.]*/"))
     return [run for place in places for run in runs.listed(place.parent.name, place.name)]
+
+
+def _shown() -> Iterator[Run]:
+    """Give all runs of main sites, and of others the newest of each notebook."""
+    for place in (settings.current().reports / "runs").glob("*/[!.]*/"):
+        found = runs.listed(place.parent.name, place.name)
+        yield from islice(found, 1) if "@" in place.name else found
 
 
 def _line(run: Run, titles: dict[str, str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import nbformat
 from pydantic import BaseModel
 
 from smartcity import domains, runs, settings
+from smartcity.domains import MAIN
 from smartcity.reporting import templates
 from smartcity.runs import Change, Run
 
@@ -67,6 +68,7 @@ class Message(BaseModel):
     run_id: str
     notebook: str
     domain: str
+    site: str = MAIN
     status: str
     kind: Kind
     simulated: bool
@@ -98,9 +100,10 @@ def compose(run: Run, report: str, kind: Kind, changes: Sequence[Change], retry:
     else:
         sentence = facts.get("sentence") or f"{run.notebook} was run; its page shows the rest."
     base = settings.current().reports_url.rstrip("/")
-    page = f"{base}/runs/{run.notebook}/{run.domain}/{run.id}/report.html"
+    page = f"{base}/runs/{run.notebook}/{run.name}/{run.id}/report.html"
     told = {
         **run.model_dump(include={"notebook", "domain", "status", "simulated"}),
+        "site": run.site,
         "report": report,
         "run_id": run.id,
         "kind": kind,
@@ -206,7 +209,7 @@ def mail(told: Message, target: str, at: datetime, *, key: str) -> EmailMessage:
         ValueError: An address or the subject is not fit for a header.
     """
     known = settings.current()
-    title = domains.load(told.domain).title
+    title = domains.load(told.domain).title + f", {told.site}" * (told.site != MAIN)
     simulated = " (simulated)" if told.simulated else ""
     letter = EmailMessage(policy=_POLICY)
     letter["From"] = known.mail_from
@@ -215,7 +218,7 @@ def mail(told: Message, target: str, at: datetime, *, key: str) -> EmailMessage:
     letter["Date"] = at
     letter["Message-ID"] = f"<{key}@{known.mail_from.rpartition('@')[2].strip('> ')}>"
     letter["Auto-Submitted"] = "auto-generated"  # so that nobody's holiday answers
-    folder = settings.current().reports / "runs" / told.notebook / told.domain / told.run_id
+    folder = runs.place(told.notebook, told.domain, told.site) / told.run_id
     attached, note = _attachment(folder)
     parts = {
         "told": told,

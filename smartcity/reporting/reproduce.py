@@ -58,7 +58,7 @@ def reproduce(run_id: str) -> Reproduced:
         raise UsageError(f"Run {run_id!r} failed when it was made; there is nothing to compare.")
     notebook = parameters.find(run.notebook)
     if version := run.parameters.get("version"):
-        registry.card(run.domain, version)
+        registry.card(*registry.answering(run.domain, run.site, version))
     values = run.parameters | ({"run_id": ""} if "run_id" in run.parameters else {})
     with atomic.scratch(".running-", settings.current().reports) as home:
         failure = execution.execute(notebook, home, values)
@@ -83,7 +83,7 @@ def _inputs(run: Run, notebook: Path) -> Iterator[Difference]:
 
 
 def _notes(run: Run, notebook: Path) -> Iterator[Difference]:
-    now = runner.code(notebook, run.domain, run.model_version)
+    now = runner.code(notebook, run.domain, run.model_version, run.site)
     for name, kept in run.code.items():
         if kept != now[name]:
             yield Difference(f"{name}, sha256", kept, now[name])

@@ -24,6 +24,7 @@ from smartcity import (
     settings,
 )
 from smartcity.data import Source
+from smartcity.domains import ALL, MAIN
 from smartcity.errors import DataError, ModelError, RunError, SmartCityError
 from smartcity.monitoring import report
 from smartcity.reporting import crate, execution, index, page, pdf, scrub
@@ -55,15 +56,18 @@ def fingerprint(notebook: Path, values: Mapping[str, Any]) -> str:
         digest.update(path.read_bytes())
     for source in sources(notebook, values):
         digest.update(f"{source.path.name} {source.sha256} {source.simulated}".encode())
-    text = notebook.read_text(encoding="utf-8")
+    text, site = notebook.read_text(encoding="utf-8"), values.get("site", MAIN)
     if "registry" in text or "Predictor" in text:  # it reads the served model
-        digest.update((_served(domain.name) or "").encode())
+        digest.update((_served(domain.name, site) or "").encode())
+    elif site not in {MAIN, ALL}:  # a site's model has to do better than that of all sites
+        digest.update((_served(domain.name, ALL) or "").encode())
     return digest.hexdigest()
 
 
-def _served(domain: str) -> str | None:
+def _served(domain: str, site: str) -> str | None:
+    """Name the version that answers for a site, or None."""
     try:
-        return registry.current(domain)
+        return registry.told(*registry.answering(domain, site))
     except ModelError:
         return None
 
@@ -75,7 +79,7 @@ def sources(notebook: Path, values: Mapping[str, Any]) -> list[Source]:
         DataError: Its question's are missing.
     """
     asked = domains.load(values["domain"])
-    found = data.locate(asked, values.get("site", "main"))
+    found = data.locate(asked, values.get("site", MAIN))
     if "data.glance" in notebook.read_text(encoding="utf-8"):
         for other in domains.load_all().values():
             if other.name != asked.name:
@@ -100,7 +104,7 @@ def _filled(notebook: Path, values: Mapping[str, Any], run_id: str) -> dict[str,
     before = runs.before(notebook.stem, domain, run_id, values) if "previous" in values else None
     known = {
         "run_id": run_id,
-        "version": values.get("version") or _served(domain) or "",
+        "version": values.get("version") or _served(domain, values.get("site", MAIN)) or "",
         "previous": json.dumps(before) if before else "",
         # A kernel knows no password, so it could not ask every database itself.
         "answers": json.dumps(report.answers(domains.load(domain))) if "answers" in values else "",
@@ -114,6 +118,7 @@ def run(
     *,
     ticket: Ticket = Ticket(),
     progress: Progress = lambda done, cells: None,
+    is_alone: bool = True,
 ) -> Run:
     """Run a notebook and keep its record.
 
@@ -122,6 +127,7 @@ def run(
         given: Its parameters, ``domain`` among them.
         ticket: What a schedule adds.
         progress: Called with (cells done, cells in all).
+        is_alone: Bring the index up to date; else who runs many does so at their end.
 
     Returns:
         The record of the run, which succeeded.
@@ -154,20 +160,22 @@ def run(
         record = _record(notebook, values, run_id, started, read, ticket)
         record = record.model_copy(update={"fingerprint": digest})
         record = _started(notebook, record, ticket, progress)
+    if is_alone:
+        list_runs()
     _tell(record)
     return record
 
 
 def _started(notebook: Path, record: Run, ticket: Ticket, progress: Progress) -> Run:
     """Run the notebook, keep the record, and serve what it published."""
-    domain, kept = record.domain, False
+    model, kept = record.name, False
     clock = time.monotonic()
     try:
         with _scratch() as home:
             failure = execution.execute(
                 notebook, home, record.parameters, seconds=ticket.seconds, progress=progress
             )
-            made = None if failure else registry.of_run(domain, record.id)
+            made = None if failure else registry.of_run(model, record.id)
             done = {
                 "status": "failed" if failure else "succeeded",
                 "error": failure,
@@ -175,15 +183,15 @@ def _started(notebook: Path, record: Run, ticket: Ticket, progress: Progress) ->
                 "seconds": round(time.monotonic() - clock, 2),
                 "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
-            done |= _published(domain, made) if made else {}
+            done |= _published(model, made) if made else {}
             record = _keep(record.model_copy(update=done), home, ticket)
         kept = not failure  # refused by its gate or not: then it stays, to be looked at
         if made and not record.refused:
-            registry.promote(domain, made)
+            registry.promote(model, made)
     finally:
         # What a failed run published was never served, and goes.
-        if not kept and (made := registry.of_run(domain, record.id)):
-            registry.discard(domain, made)
+        if not kept and (made := registry.of_run(model, record.id)):
+            registry.discard(model, made)
     return record
 
 
@@ -205,8 +213,8 @@ def _record(
     ticket: Ticket,
 ) -> Run:
     """Write down what a run is made from, and by what."""
-    at = started.isoformat(timespec="seconds")
-    served = values.get("version") or _served(values["domain"])
+    at, site = started.isoformat(timespec="seconds"), values.get("site", MAIN)
+    served = values.get("version") or _served(values["domain"], site)
     return Run(
         id=run_id,
         notebook=notebook.stem,
@@ -223,16 +231,19 @@ def _record(
         smartcity=__version__,
         report=ticket.report,
         attempt=ticket.attempt,
-        code=code(notebook, values["domain"], served),
+        code=code(notebook, values["domain"], served, site),
         git=lineage.git(),
         machine=lineage.machine() | lineage.environment(_PACKAGES),
         seed=values.get("seed"),
     )
 
 
-def code(notebook: Path, domain: str, version: str | None) -> dict[str, str | None]:
+def code(
+    notebook: Path, domain: str, version: str | None, site: str = MAIN
+) -> dict[str, str | None]:
     """Give the sha256 of what decides a run's figures beside its inputs; see ``Run.code``."""
-    sums = settings.current().models / domain / str(version) / registry.SUMS
+    named = registry.answering(domain, site, version) if version else (domain, "None")
+    sums = settings.current().models.joinpath(*named) / registry.SUMS
     return {
         "notebook": lineage.digest(notebook),
         "model": lineage.digest(sums),
@@ -240,9 +251,9 @@ def code(notebook: Path, domain: str, version: str | None) -> dict[str, str | No
     }
 
 
-def _published(domain: str, version: str) -> dict[str, Any]:
+def _published(model: str, version: str) -> dict[str, Any]:
     """Give what a record says of the version its run made."""
-    gate = registry.card(domain, version).gate
+    gate = registry.card(model, version).gate
     return {"model_version": version, "refused": gate.reasons if gate else []}
 
 
@@ -261,17 +272,22 @@ def _keep(record: Run, home: Path, ticket: Ticket) -> Run:
     return record
 
 
+def list_runs() -> None:
+    """Bring the index of all runs up to date; where that fails, the runs are kept all the same."""
+    try:
+        index.write()
+    except SmartCityError as error:
+        log.warning("index not written", error=str(error))
+
+
 def _tell(record: Run) -> None:
-    """Bring the index up to date and say how it went.
+    """Say how it went.
 
     Raises:
         RunError: It failed.
     """
-    try:
-        index.write()
-    except SmartCityError as error:  # the run is kept all the same
-        log.warning("index not written", error=str(error))
     named = {"run": record.id, "notebook": record.notebook, "domain": record.domain}
+    named |= {"site": record.site} if record.site != MAIN else {}
     if record.refused:
         log.warning("model not served", **named, reasons=record.refused)
     if not record.error:
@@ -280,7 +296,7 @@ def _tell(record: Run) -> None:
     log.error("run failed", **named, **record.error)
     where = f" in cell {record.error['cell']}" if record.error["cell"] else ""
     raise RunError(
-        f"{record.notebook} for {record.domain!r} failed{where}: "
+        f"{record.notebook} for {record.name!r} failed{where}: "
         f"{record.error['message'].rstrip('.')}. Nothing was published. "
         f"The run is kept in {record.folder}; open report.html there.",
         record.id,

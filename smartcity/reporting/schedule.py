@@ -1,7 +1,7 @@
 """What is made when: ``reports/schedule.toml``, checked as a whole, and the times it means."""
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from itertools import takewhile
@@ -13,6 +13,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from smartcity import domains, parameters, settings
+from smartcity.domains import ALL, MAIN
 from smartcity.errors import UsageError, unknown
 from smartcity.reporting.deliver import Deliver
 
@@ -45,6 +46,7 @@ class Entry(BaseModel):
         name: The table's name in the file.
         notebook: Which notebook makes it.
         domains: What it is made for; each domain is a run of its own. All when left out.
+        sites: Which sites of them, each again a run of its own; ``["all"]`` for all there are.
         parameters: Of the notebook, the same for every run.
         cron: When, in cron's five fields, or ``@alarm``; empty for what is made once.
         timezone: Zone of the IANA data base the fields are read in.
@@ -64,6 +66,7 @@ class Entry(BaseModel):
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=60)
     notebook: str
     domains: tuple[str, ...] = ()
+    sites: tuple[str, ...] = (MAIN,)
     parameters: dict[str, Any] = {}
     cron: str
     timezone: str = "UTC"
@@ -194,20 +197,31 @@ def _entry(name: str, table: dict[str, Any]) -> tuple[Entry | None, list[str]]:
         notebook = parameters.find(entry.notebook)
     except UsageError as error:
         return None, [f"notebook: {error}"]
-    faults = []
-    for domain in entry.domains:
-        try:
-            domains.load(domain)
-        except UsageError as error:
-            faults.append(f"domains: {error}")
-    if "domain" not in parameters.read(notebook):
-        faults.append(f"notebook: {notebook.stem} takes no domain, so no report is made of it")
-    if faults:
+    if faults := list(_wrong_places(entry, parameters.read(notebook))):
         return None, faults
     wanted = entry.domains or tuple(domains.load_all())
     values, faults = _values(notebook.stem, wanted, entry.parameters, _OURS)
     found = {"notebook": notebook.stem, "domains": wanted, "parameters": values}
     return entry.model_copy(update=found), [f"parameters: {fault}" for fault in faults]
+
+
+def _wrong_places(entry: Entry, takes: Collection[str]) -> Iterator[str]:
+    """Say what is wrong with an entry's domains and sites."""
+    known = {name.replace("-", "_") for name in entry.domains} or {*domains.load_all()}
+    for name in sorted(known):
+        try:
+            for site in {*entry.sites} - {ALL}:
+                domains.require_site(domains.load(name), site)
+        except UsageError as error:
+            yield f"domains: {error}"
+    if "domain" not in takes:
+        yield f"notebook: {entry.notebook} takes no domain, so no report is made of it"
+    if entry.sites == (MAIN,):
+        return
+    if "site" not in takes:
+        yield f"sites: {entry.notebook} takes no site, so none can be chosen"
+    if "site" in entry.parameters:
+        yield "sites: parameters name a site too; leave one of them out"
 
 
 def _fault(fault: dict[str, Any]) -> str:

@@ -47,12 +47,12 @@ def plan(
         now: The time, with a zone.
 
     Returns:
-        The runs to remove, the oldest last. Of each report, notebook and domain the newest good run
+        The runs to remove, the oldest last. Of each report, notebook and site the newest good run
         stays whatever its age; so does every run that made a model still there.
     """
 
     def whose(run: Run) -> tuple[str, str, str]:
-        return run.notebook, run.domain, run.report if run.report in keeps else ""
+        return run.notebook, run.name, run.report if run.report in keeps else ""
 
     going = []
     for (_, _, report), group in groupby(sorted(kept, key=lambda r: (*whose(r), r.id)), whose):
@@ -61,7 +61,7 @@ def plan(
         good = next((run for run in newest if run.status == "succeeded"), None)
         for place, run in enumerate(newest):
             why = _why(run, place, keep, now)
-            if why and run is not good and not registry.of_run(run.domain, run.id):
+            if why and run is not good and not registry.of_run(run.name, run.id):
                 going.append(Goes(run, why))
     return going
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from smartcity import data, domains, engine, logs
+from smartcity.domains import MAIN
 from smartcity.errors import DataError, SmartCityError
 from smartcity.monitoring import accuracy, drift
 from smartcity.monitoring import alarms as worth
@@ -31,7 +32,7 @@ def look(now: datetime, names: Sequence[str] = ()) -> list[Alarm]:
         DatabaseError: The database is out of reach.
     """
     wanted = [domains.load(name) for name in names] or list(domains.load_all().values())
-    tasks = [(domain.name, site) for domain in wanted for site in domain.sites]
+    tasks = [(domain.name, site) for domain in wanted for site in data.present(domain)]
     seen = engine.each(sensors, tasks, jobs=1 if len(tasks) <= _FEW else None)
     fresh = []
     for (name, site), found in zip(tasks, seen, strict=True):
@@ -39,7 +40,7 @@ def look(now: datetime, names: Sequence[str] = ()) -> list[Alarm]:
             continue  # what is not read is not known to be over either
         models: list[Noticed] = []
         unsure: set[str] = set()
-        if site == "main":  # answers are not told apart by site
+        if site == MAIN:  # answers are not told apart by site
             models, unsure = worth.of_models(accuracy.look(domains.load(name)))
         fresh += alarms.note(name, site, [*found, *models], now, unsure)
     for alarm in fresh:
@@ -50,13 +51,12 @@ def look(now: datetime, names: Sequence[str] = ()) -> list[Alarm]:
 
 
 def sensors(name: str, site: str) -> list[Noticed] | None:
-    """Give the alarms about the sensors of one site; None if it has no readings to look at."""
+    """Give the alarms about the sensors of one site; None if its readings cannot be read."""
     domain = domains.load(name)
     try:
         return worth.of_sensors(domain, drift.watch(domain, data.read(name, site).frame))
     except DataError as error:
-        if site == "main":
-            log.warning("readings not watched", domain=name, error=str(error))
+        log.warning("readings not watched", domain=name, site=site, error=str(error))
         return None
 
 
