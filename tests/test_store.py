@@ -16,7 +16,7 @@ from conftest import forget
 from sqlalchemy import insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
-from smartcity import settings
+from smartcity import monitoring, settings
 from smartcity.errors import UsageError
 from smartcity.store import answers, tables
 from smartcity.store import database as store
@@ -370,12 +370,17 @@ def test_accuracy_is_that_of_the_answers_someone_checked(database: str) -> None:
     for prediction, observed in ((1.0, 1.0), (1.0, 2.0), (3.0, 3.0), (0.0, 0.0)):
         key = keep(model_name="traffic", prediction=prediction)
         answers.add_feedback(key, observed, None)
+    answers.add_feedback(keep(model_name="traffic@north", prediction=1.0), 1.0, None)
     keep(prediction=99.0)
 
     assert answers.live_accuracy() == {
         "air_quality": {"observed": 2, "mae": 2.0, "rmse": pytest.approx(5**0.5)},
         "traffic": {"observed": 4, "accuracy": 0.75},
+        "traffic@north": {"observed": 1, "accuracy": 1.0},
     }
+    told = monitoring.exposition().decode()
+    assert 'smartcity_live_accuracy{domain="traffic",measure="accuracy"} 0.75' in told
+    assert "north" not in told
 
 
 def test_retention_removes_answers_and_keeps_their_sums(database: str) -> None:

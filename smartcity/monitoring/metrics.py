@@ -129,7 +129,8 @@ def _accuracy() -> list[Metric]:
     known = answers.live_accuracy()
     about = "How answers turned out, where the truth was sent"
     family = GaugeMetricFamily("smartcity_live_accuracy", about, labels=["domain", "measure"])
-    for domain, measures in known.items():
+    main = {name: known[name] for name in known if domains.apart(name)[1] == domains.MAIN}
+    for domain, measures in main.items():  # labels do not grow with the sites
         for measure, value in measures.items():
             family.add_metric([domain, measure], float(value))
     return [family, _recent(), *_alarms()]

@@ -252,7 +252,8 @@ def live_accuracy() -> dict[str, dict[str, float]]:
             if not count:
                 continue
             results[name] = {"observed": int(count)}
-            if name in known and known[name].task == "classification":
+            domain = known.get(domains.apart(name)[0])
+            if domain and domain.task == "classification":
                 results[name] |= {"accuracy": correct / count}
             else:
                 results[name] |= {"mae": absolute / count, "rmse": math.sqrt(squared / count)}
