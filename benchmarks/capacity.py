@@ -29,7 +29,7 @@ from smartcity.predict.files_folder import answer_folder
 #: Workers here, and the hours a night has.
 WORKERS, NIGHT = 2, 8.0
 #: The two sizes a line is drawn through, and the one it is checked on.
-SITES, ROWS = (2, 6, 12), (500_000, 1_500_000, 4_000_000)
+SITES, ROWS = (4, 12, 24), (1_000_000, 4_000_000, 10_000_000)
 DOMAIN = "energy"
 console = Console(width=130)
 
