@@ -380,5 +380,5 @@ def _alarmed(told: _Told, domain: str) -> Figure:
     )
     if new is None:
         return Figure("Alarms", None, "new", "the database has not answered", domain)
-    about = f"{seen or 0:.0f} more were seen by somebody, {silenced or 0:.0f} are silenced"
+    about = f"beside them seen by somebody: {seen or 0:.0f}; silenced: {silenced or 0:.0f}"
     return Figure("Alarms", new, "new", about, domain)
